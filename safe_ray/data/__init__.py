@@ -1,0 +1,1 @@
+"""Data sets as people have them: manifests, their readers, episodes, prompts, images and views."""

@@ -1,0 +1,171 @@
+"""One data set, checked: its class names, and an Arrow table with one row a sample for each split.
+
+What can be wrong with a data set is found here, before anything expensive starts. Whether the
+image bytes decode is found later, by whoever reads them all anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from safe_ray.data.prompts import canonical_class_name, check_templates
+from safe_ray.data.readers import READERS, SPLITS, RawDataset
+from safe_ray.errors import InputError, nearest
+from safe_ray.files import resolve_path
+from safe_ray.specs import DatasetSpec
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One data set.
+
+    Attributes:
+        name: of its spec.
+        classes: the class names; a label is an index into them.
+        templates: the prompts, with one `{}` each.
+        tables: for `train`, `val` and `test` (the last two may have no rows) a table with the
+            columns `path` (string; unique in the data set, relative, with `/`), `label` (int32),
+            and one of `image` (large_binary, the encoded bytes) or `file` (string, an absolute
+            path).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    tables: Mapping[str, pa.Table]
+
+    def split(self, name: str) -> pa.Table:
+        """Return the table of one split.
+
+        Raises:
+            InputError: there is no such split.
+        """
+        if name not in self.tables:
+            raise InputError(
+                f"Data set {self.name!r} has no split {name!r}: use one of "
+                f"{', '.join(map(repr, self.tables))}."
+            )
+        return self.tables[name]
+
+
+def load_manifest(spec: DatasetSpec, root: Path) -> Manifest:
+    """Read a data set and check it.
+
+    Args:
+        spec: its format names the reader; a relative path starts at `root`.
+        root: the folder that data sets are kept in.
+
+    Raises:
+        InputError: an unknown format, a missing file or column, a label outside the classes, two
+            classes with one name, a class without training samples, a path that is absolute,
+            leaves the folder or occurs twice (in one split or in two), or a template without
+            exactly one `{}`.
+    """
+    if spec.format not in READERS:
+        raise InputError(
+            f"Data set {spec.name!r} has the unknown format {spec.format!r}: use one of "
+            f"{', '.join(map(repr, sorted(READERS)))}.{nearest(spec.format, READERS)}"
+        )
+    templates = check_templates(spec.templates, f"data set {spec.name!r}")
+    raw = READERS[spec.format](spec, resolve_path(spec.path, root))
+    _check_classes(raw)
+    for split in SPLITS:
+        _check_labels(raw, split)
+    _check_paths(raw)
+    _check_no_class_is_empty(raw)
+    return Manifest(spec.name, raw.classes, templates, dict(raw.tables))
+
+
+def read_image_bytes(table: pa.Table, rows: Sequence[int]) -> list[bytes]:
+    """Return the encoded bytes of the images in some rows of a manifest's table, in their order.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    indices = pa.array(rows, pa.int64())
+    if "image" in table.column_names:
+        return table.column("image").take(indices).to_pylist()
+    return [_read(file) for file in table.column("file").take(indices).to_pylist()]
+
+
+def _read(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"The image {file} cannot be read ({error.strerror}): restore it, or leave such images "
+            "out with data.skip_bad=true."
+        ) from error
+
+
+def _check_classes(raw: RawDataset) -> None:
+    if not raw.classes:
+        raise InputError(f"{raw.source} has no classes: give it at least two.")
+    if len(raw.classes) == 1:
+        raise InputError(
+            f"{raw.source} has the one class {raw.classes[0]!r}: there is nothing to tell apart, "
+            "give it at least two."
+        )
+    first: dict[str, int] = {}
+    for label, name in enumerate(raw.classes):
+        canonical = canonical_class_name(name)
+        if not canonical:
+            raise InputError(f"{raw.source} has an empty class name {name!r}: name class {label}.")
+        if canonical in first:
+            other = first[canonical]
+            raise InputError(
+                f"{raw.source} has two classes of one name, {raw.classes[other]!r} (label {other}) "
+                f"and {name!r} (label {label}): rename or merge them, for prompts cannot tell "
+                "them apart."
+            )
+        first[canonical] = label
+
+
+def _check_labels(raw: RawDataset, split: str) -> None:
+    # With NumPy: Arrow 25's indices_nonzero crashes the process on a column without rows.
+    labels = raw.tables[split].column("label").to_numpy()
+    outside = np.flatnonzero((labels < 0) | (labels >= len(raw.classes)))
+    if outside.size:
+        row = int(outside[0])
+        raise InputError(
+            f"{raw.source}, split {split!r}, row {row} has the label {labels[row]}, but "
+            f"the {len(raw.classes)} classes have labels 0 to {len(raw.classes) - 1}: correct the "
+            "label or the class names."
+        )
+
+
+def _check_paths(raw: RawDataset) -> None:
+    seen: dict[str, tuple[str, int]] = {}
+    for split in SPLITS:
+        for row, path in enumerate(raw.tables[split].column("path").to_pylist()):
+            if not path or path.startswith("/") or ".." in path.split("/"):
+                raise InputError(
+                    f"{raw.source}, split {split!r}, row {row} has the path {path!r}: paths are "
+                    "relative to the image folder and stay inside it."
+                )
+            if path in seen:
+                other, other_row = seen[path]
+                raise InputError(
+                    f"{raw.source} has the image {path!r} twice, in split {other!r}, row "
+                    f"{other_row}, and in split {split!r}, row {row}: leave it in one place, for "
+                    "splits share no image."
+                )
+            seen[path] = (split, row)
+
+
+def _check_no_class_is_empty(raw: RawDataset) -> None:
+    present = set(pc.unique(raw.tables["train"].column("label")).to_pylist())
+    empty = [name for label, name in enumerate(raw.classes) if label not in present]
+    if empty:
+        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        names = ", ".join(map(repr, empty[:5]))
+        raise InputError(
+            f"{raw.source} has no training image of {names}{more}: add some, or take "
+            f"{'the class' if len(empty) == 1 else 'these classes'} out."
+        )

@@ -1,0 +1,19 @@
+"""The layouts that data sets come in: one module a format, and one line for it here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from safe_ray.data.readers import coop, parquet
+from safe_ray.data.readers.base import SPLITS, RawDataset
+from safe_ray.specs import DatasetSpec
+
+Reader = Callable[[DatasetSpec, Path], RawDataset]
+
+READERS: dict[str, Reader] = {
+    "coop": coop.read,
+    "parquet": parquet.read,
+}
+
+__all__ = ["READERS", "SPLITS", "RawDataset", "Reader"]

@@ -1,0 +1,64 @@
+"""What every reader returns, and what readers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from safe_ray.errors import InputError, nearest
+from safe_ray.specs import DatasetSpec
+
+SPLITS = ("train", "val", "test")
+
+BYTES_SCHEMA = pa.schema(
+    [("path", pa.string()), ("label", pa.int32()), ("image", pa.large_binary())]
+)
+FILES_SCHEMA = pa.schema([("path", pa.string()), ("label", pa.int32()), ("file", pa.string())])
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A data set as it was read, before the checks that all formats share.
+
+    Attributes:
+        source: the file that holds the labels, to name in errors.
+        classes: the class names; a label is an index into them.
+        tables: a table for each of `SPLITS`, with `BYTES_SCHEMA` or `FILES_SCHEMA`; the order of
+            the rows is that of the source, for episodes are drawn by it.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    tables: Mapping[str, pa.Table]
+
+
+def check_options(spec: DatasetSpec, known: Iterable[str]) -> None:
+    """Refuse options that the format does not have, rather than ignore them."""
+    known = tuple(known)
+    for option in spec.options:
+        if option not in known:
+            raise InputError(
+                f"Data set {spec.name!r} has the unknown option {option!r}: format "
+                f"{spec.format!r} knows {', '.join(map(repr, known))}.{nearest(option, known)}"
+            )
+
+
+def chosen_classes(spec: DatasetSpec) -> tuple[str, ...] | None:
+    """Return the class names that the spec lists under `classes`, in the order of their labels."""
+    names: Any = spec.options.get("classes")
+    if names is None:
+        return None
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise InputError(
+            f"Data set {spec.name!r} has options.classes={names!r}: give a list of class names."
+        )
+    for name in names:
+        if not isinstance(name, str):
+            raise InputError(
+                f"Data set {spec.name!r} lists the class {name!r}, which YAML does not read as "
+                "text: put it in quotes."
+            )
+    return tuple(names)

@@ -1,0 +1,77 @@
+"""Digests, atomic writes and the one way in which a path in a configuration is read."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.resources
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safe_ray.errors import InputError
+
+PACKAGE_SCHEME = "pkg://"
+
+
+def sha256_hex(*chunks: bytes, length: int = 64) -> str:
+    """Return the first `length` hexadecimal digits of the SHA-256 over the chunks, joined."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()[:length]
+
+
+def digest_json(value: Any, length: int = 16) -> str:
+    """Return a digest of a JSON value that does not depend on the order of its keys."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return sha256_hex(canonical.encode(), length=length)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its place when the block ends well.
+
+    A reader of `path` sees the old file or the whole new one.
+
+    Raises:
+        InputError: the folder cannot be written to, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"Could not write {path} ({error.strerror}): free some space there, or name another "
+            "folder with storage=<folder>."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write `content` to `path` through `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def resolve_path(text: str | Path, base: Path | None = None) -> Path:
+    """Return the absolute path that `text` names.
+
+    `pkg://package/inner/path` is a file inside an installed package; `~` and environment variables
+    are expanded; a relative path starts at `base` (by default the working directory).
+    """
+    name = str(text)
+    if name.startswith(PACKAGE_SCHEME):
+        package, _, inner = name.removeprefix(PACKAGE_SCHEME).partition("/")
+        return Path(str(importlib.resources.files(package))) / inner
+    path = Path(os.path.expandvars(name)).expanduser()
+    return path if path.is_absolute() else (base or Path.cwd()) / path

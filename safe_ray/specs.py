@@ -1,0 +1,78 @@
+"""The small immutable values that travel between the modules, and to remote workers as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Which open_clip model to use, and where its weights are.
+
+    Attributes:
+        name: what the project calls it, such as `rn50`.
+        model: open_clip's name of the architecture, such as `RN50-quickgelu`.
+        pretrained: an open_clip tag (`openai`), a weights file, or None for random weights.
+        model_config: an open_clip JSON file that defines `model`, if open_clip does not ship it.
+        seed: seeds the random weights when `pretrained` is None.
+    """
+
+    name: str
+    model: str
+    pretrained: str | None = None
+    model_config: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """Where a data set is, how it is laid out, and the prompts for its class names.
+
+    Attributes:
+        name: the name of its YAML file in `conf/dataset`.
+        format: a key of `safe_ray.data.readers.READERS`.
+        path: the file or folder, absolute, `pkg://...`, or relative to the data root.
+        templates: prompts with one `{}` each; several are averaged after normalisation.
+        options: what the reader of this format needs beyond the path.
+    """
+
+    name: str
+    format: str
+    path: str
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, order=True)
+class Task:
+    """One few-shot problem: a data set, a number of shots a class, and the seed of the episode."""
+
+    dataset: str
+    shots: int
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """A name that is safe as a folder, a study and a tag."""
+        return f"{self.dataset}-{self.shots}shot-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class HyperParameters:
+    """What one candidate is trained with; alpha is how its head is blended at inference."""
+
+    lr: float
+    weight_decay: float
+    epochs: int
+    alpha: float
+
+
+@dataclass(frozen=True)
+class AlphaRow:
+    """A head's validation accuracy (0 to 1) and negative log-likelihood (nats) at every alpha."""
+
+    alphas: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    nll: tuple[float, ...]

@@ -1,0 +1,190 @@
+"""Episodes are CoOp's: held against a literal restatement of its code on the global generator."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safe_ray.data.episodes import draw_episode
+from safe_ray.data.manifest import Manifest, load_manifest
+from safe_ray.data.readers.base import FILES_SCHEMA
+from safe_ray.errors import InputError
+from tests.data.coop_tree import entries, write_coop
+
+
+def split_dataset_by_label(data_source):
+    """As in Dassl's `DatasetBase`."""
+    output = defaultdict(list)
+    for item in data_source:
+        output[item[1]].append(item)
+    return output
+
+
+def generate_fewshot_dataset(data_source, num_shots):
+    """As in Dassl's `DatasetBase`, with its `repeat=False`."""
+    tracker = split_dataset_by_label(data_source)
+    dataset = []
+    for items in tracker.values():
+        sampled_items = random.sample(items, num_shots) if len(items) >= num_shots else items
+        dataset.extend(sampled_items)
+    return dataset
+
+
+def coop_episode(split, shots, seed):
+    """As in CoOp's data sets, after `set_random_seed(seed)`."""
+    random.seed(seed)
+    train = generate_fewshot_dataset(split["train"], num_shots=shots)
+    val = generate_fewshot_dataset(split["val"], num_shots=min(shots, 4))
+    return train, val
+
+
+def pairs(table):
+    return list(
+        zip(table.column("path").to_pylist(), table.column("label").to_pylist(), strict=True)
+    )
+
+
+class SealedTest(Mapping):
+    """The tables of a manifest, except that nobody may look at the test split."""
+
+    def __init__(self, tables):
+        self.tables = tables
+
+    def __getitem__(self, name):
+        if name == "test":
+            raise AssertionError("an episode looked at the test split")
+        return self.tables[name]
+
+    def __iter__(self):
+        raise AssertionError("an episode went through all splits")
+
+    def __len__(self):
+        return 3
+
+
+def manifest_of(split):
+    tables = {
+        name: pa.table(
+            {
+                "path": [path for path, _ in rows],
+                "label": [label for _, label in rows],
+                "file": [f"/images/{path}" for path, _ in rows],
+            },
+            schema=FILES_SCHEMA,
+        )
+        for name, rows in split.items()
+    }
+    classes = tuple(f"class {label}" for label in range(10))
+    return Manifest("drawn", classes, ("a {}.",), SealedTest(tables))
+
+
+labels = st.lists(st.integers(0, 9), max_size=60)
+
+
+@st.composite
+def splits(draw):
+    return {
+        name: [(f"{name}/{number}.png", label) for number, label in enumerate(draw(labels))]
+        for name in ("train", "val")
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(split=splits(), shots=st.integers(1, 20), seed=st.integers(0, 2**31))
+def test_an_episode_is_coops_and_never_looks_at_the_test_split(split, shots, seed):
+    manifest = manifest_of(split)
+    before = random.getstate()
+    episode = draw_episode(manifest, shots, seed)
+    assert random.getstate() == before
+    train, validation = coop_episode(split, shots, seed)
+    assert pairs(episode.train) == train
+    assert pairs(episode.validation) == validation
+
+    again = draw_episode(manifest, shots, seed)
+    assert (again.digest, again.train, again.validation) == (
+        episode.digest,
+        episode.train,
+        episode.validation,
+    )
+    drawn = [path for path, _ in train + validation]
+    assert len(set(drawn)) == len(drawn)
+    for rows, chosen, most in (
+        (split["train"], train, shots),
+        (split["val"], validation, min(shots, 4)),
+    ):
+        for label in range(10):
+            available = sum(each == label for _, each in rows)
+            assert sum(each == label for _, each in chosen) == min(available, most)
+
+
+def test_digests_are_over_lines_of_path_tab_label():
+    split = {"train": [("a.png", 1), ("b.png", 0)], "val": [("c.png", 0)]}
+    episode = draw_episode(manifest_of(split), shots=1, seed=1)
+
+    def digest(text):
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    assert episode.train_digest == digest("a.png\t1\nb.png\t0")
+    assert episode.validation_digest == digest("c.png\t0")
+    assert episode.digest == digest("a.png\t1\nb.png\t0\nc.png\t0")
+
+
+def test_rows_carry_their_images_along(tmp_path):
+    split = entries(["cat", "dog"], {"train": 5, "val": 5})
+    manifest = load_manifest(write_coop(tmp_path, split), tmp_path)
+    episode = draw_episode(manifest, shots=3, seed=2)
+    for path, file in zip(
+        episode.train.column("path").to_pylist(),
+        episode.train.column("file").to_pylist(),
+        strict=True,
+    ):
+        assert file == str(tmp_path / "tiny/images" / path)
+
+
+@pytest.mark.parametrize(("shots", "seed"), [(0, 1), (-1, 1), (1, -1)])
+def test_shots_and_seeds_that_make_no_sense_are_refused(shots, seed):
+    with pytest.raises(InputError, match=r"-1|0"):
+        draw_episode(manifest_of({"train": [("a", 0)], "val": []}), shots, seed)
+
+
+def published_split_files():
+    """Return CoOp's published split files, where somebody keeps them beside the checkout."""
+    folder = Path(__file__).parents[3] / "shared" / "splits"
+    return sorted(folder.glob("split_zhou_*.json"))
+
+
+@pytest.fixture(params=published_split_files() or [None], ids=lambda f: f.stem if f else "small")
+def coop_split_text(request):
+    if request.param:
+        return request.param.read_text()
+    # As ragged as the published ones: few and many samples a class, labels in no order.
+    rng = random.Random(0)
+    split = {"train": [], "val": [], "test": []}
+    for label in rng.sample(range(40), 40):
+        for name, most in (("train", 60), ("val", 12), ("test", 9)):
+            split[name] += [
+                [f"{label}/{name}{number}.jpg", label, f"kind_{label}"]
+                for number in range(rng.randint(1, most))
+            ]
+    return json.dumps(split)
+
+
+def test_episodes_of_coops_own_split_files(tmp_path, coop_split_text):
+    split = json.loads(coop_split_text)
+    manifest = load_manifest(write_coop(tmp_path, coop_split_text), tmp_path)
+    assert len(manifest.classes) == len({name for _, _, name in split["train"]})
+    for shots in (1, 2, 4, 8, 16):
+        for seed in (1, 2, 3):
+            episode = draw_episode(manifest, shots, seed)
+            train, validation = coop_episode(split, shots, seed)
+            assert pairs(episode.train) == [(path, label) for path, label, _ in train]
+            assert pairs(episode.validation) == [(path, label) for path, label, _ in validation]

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from safe_ray.data.images import BadImageError, decode_image
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def encode(image, format="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format=format, **options)
+    return buffer.getvalue()
+
+
+def noise(mode="RGB", size=(40, 30)):
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    shape = (size[1], size[0], channels) if channels > 1 else (size[1], size[0])
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), mode)
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "PPM"])
+def test_lossless_rgb_comes_back_as_it_was(format):
+    image = noise()
+    decoded = decode_image(encode(image, format))
+    assert decoded.mode == "RGB"
+    assert np.array_equal(np.asarray(decoded), np.asarray(image))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "GIF"])
+def test_lossy_formats_decode(format):
+    assert decode_image(encode(noise(), format)).size == (40, 30)
+
+
+def test_a_palette_is_looked_up():
+    palette = Image.new("RGB", (4, 4), RED).quantize(8)
+    assert palette.mode == "P"
+    assert decode_image(encode(palette)).getpixel((1, 1)) == RED
+
+
+def test_grey_and_black_and_white_become_rgb():
+    assert decode_image(encode(Image.new("L", (2, 2), 77))).getpixel((0, 0)) == (77, 77, 77)
+    assert decode_image(encode(Image.new("1", (2, 2), 1))).getpixel((0, 0)) == WHITE
+
+
+def test_cmyk_is_converted():
+    decoded = decode_image(encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF"))
+    assert decoded.getpixel((3, 3)) == RED
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_16_bit_grey_keeps_its_range(format):
+    samples = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    decoded = decode_image(encode(Image.fromarray(samples), format))
+    assert np.asarray(decoded)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_transparency_is_laid_on_white():
+    image = Image.new("RGBA", (3, 1), (255, 0, 0, 0))
+    image.putpixel((1, 0), (255, 0, 0, 255))
+    image.putpixel((2, 0), (0, 0, 0, 128))
+    decoded = decode_image(encode(image))
+    assert [decoded.getpixel((x, 0)) for x in range(3)] == [WHITE, RED, (127, 127, 127)]
+
+
+def test_a_transparent_colour_of_a_palette_is_laid_on_white():
+    palette = Image.new("P", (2, 1), 0)
+    palette.putpalette([0, 0, 255, *RED])
+    palette.putpixel((1, 0), 1)
+    decoded = decode_image(encode(palette, transparency=0))
+    assert [decoded.getpixel((x, 0)) for x in range(2)] == [WHITE, RED]
+
+
+def test_grey_with_alpha_is_laid_on_white():
+    decoded = decode_image(encode(Image.new("LA", (1, 1), (0, 0))))
+    assert decoded.getpixel((0, 0)) == WHITE
+
+
+@pytest.mark.parametrize(
+    ("orientation", "corner"),
+    [(1, (0, 0)), (2, (-1, 0)), (3, (-1, -1)), (4, (0, -1)), (6, (-1, 0)), (8, (0, -1))],
+)
+def test_the_exif_orientation_is_applied(orientation, corner):
+    image = Image.new("RGB", (32, 16), "white")
+    image.paste(RED, (0, 0, 8, 8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = decode_image(encode(image, exif=exif))
+    assert decoded.size == ((16, 32) if orientation in (6, 8) else (32, 16))
+    assert decoded.getpixel((corner[0] % decoded.width, corner[1] % decoded.height)) == RED
+
+
+def test_a_damaged_exif_block_does_not_cost_the_image():
+    data = encode(noise(), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x7f")
+    assert decode_image(data).size == (40, 30)
+
+
+def test_an_animation_gives_its_first_frame():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode_image(data).getpixel((0, 0)) == RED
+
+
+def test_zero_bytes_are_not_an_image():
+    with pytest.raises(BadImageError, match="empty"):
+        decode_image(b"")
+
+
+@pytest.mark.parametrize(
+    "data", [b"hello", b"\x00" * 1000, b"<svg/>", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+)
+def test_other_bytes_are_not_an_image(data):
+    with pytest.raises(BadImageError, match="not an image in one of"):
+        decode_image(data)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP"])
+def test_truncated_images_are_damaged(format):
+    data = encode(noise(size=(200, 200)), format)
+    with pytest.raises(BadImageError):
+        decode_image(data[: len(data) // 2])
+
+
+def test_a_decompression_bomb_is_not_unpacked(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(BadImageError, match=r"too many pixels.*decompression bomb"):
+        decode_image(encode(Image.new("1", (100, 100))))
+
+
+def test_floating_point_samples_have_no_range():
+    with pytest.raises(BadImageError, match="floating-point"):
+        decode_image(encode(Image.new("F", (4, 4)), "TIFF"))
