@@ -1,0 +1,408 @@
+"""Any open_clip model with a ModifiedResNet, cut into trunk, pooling and text tower."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.factory import load_state_dict
+from open_clip.modified_resnet import ModifiedResNet
+from torch import nn
+from torch.nn import functional
+
+from safe_ray.data.prompts import check_templates, render_prompts
+from safe_ray.data.views import Preprocessing
+from safe_ray.errors import InputError, nearest
+from safe_ray.files import digest_json, resolve_path
+from safe_ray.specs import BackboneSpec
+
+PARTS = ("trunk", "pooling", "text")
+DIGEST_LENGTH = 16
+PROMPTS_PER_BATCH = 256
+NAMED_KEYS = 3
+CONFIG_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
+STRIDE = 32
+
+
+class Trunk(nn.Module):
+    """Everything before the attention pooling: images [N, 3, S, S] -> tokens [N, L, C].
+
+    L is the grid squared, row by row, as open_clip flattens the map. It stays in eval mode, for
+    its batch statistics are frozen with its weights. It may be moved and cast like any module; the
+    images then have to be on its device and of its dtype.
+    """
+
+    def __init__(self, visual: ModifiedResNet) -> None:
+        """Take over `visual`, whose attention pooling is thrown away."""
+        super().__init__()
+        self.visual = visual
+        self.visual.attnpool = nn.Identity()
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Trunk:
+        """Stay in eval mode, whatever `mode` asks for."""
+        return super().train(False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the dense maps of the images, contiguous [N, L, C]."""
+        return self.visual(images).flatten(2).transpose(1, 2).contiguous()
+
+
+class AbsentPart(nn.Module):
+    """Stands for a part that `load_backbone` was not asked for."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, *_: Any) -> torch.Tensor:
+        """Say what is missing."""
+        raise RuntimeError(f"load_backbone was not asked for the part {self.name!r}")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """An open_clip model cut in three.
+
+    Attributes:
+        spec: what it was loaded from.
+        digest: 16 hexadecimal digits over all weights and the model's configuration.
+        trunk_digest: likewise over the trunk alone.
+        trunk: see `Trunk`; float32, frozen.
+        pooling: the attention pooling under open_clip's names, float32: positional_embedding
+            [L + 1, C], {q,k,v}_proj.weight [C, C] and .bias [C], c_proj.weight [D, C] and .bias
+            [D]. Empty if it was not asked for.
+        heads: the attention heads of the pooling.
+        grid: the side of the dense map, in tokens; L = grid * grid.
+        width: C, the channels of a token.
+        embed_dim: D, the size of an embedding.
+        logit_scale: what cosines are multiplied with (already exponentiated).
+        preprocessing: how images are made into the trunk's input.
+        text: the text tower, tokens [N, context] -> embeddings [N, D].
+        context_length: the tokens that the text tower reads.
+    """
+
+    spec: BackboneSpec
+    digest: str
+    trunk_digest: str
+    trunk: nn.Module
+    pooling: dict[str, torch.Tensor]
+    heads: int
+    grid: int
+    width: int
+    embed_dim: int
+    logit_scale: float
+    preprocessing: Preprocessing
+    text: nn.Module = field(repr=False)
+    context_length: int
+
+    @torch.no_grad()
+    def classifier(self, classes: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
+        """Embed the class names: each prompt normalised, averaged over the templates, normalised.
+
+        Args:
+            classes: names; underscores are read as spaces.
+            templates: prompts with one `{}` each.
+
+        Returns:
+            float32 [classes, D] on the CPU.
+
+        Raises:
+            InputError: a template without exactly one `{}`, or two classes whose prompts are the
+                same once they are cut to what the text tower reads.
+        """
+        templates = check_templates(templates, f"the classifier of {self.spec.name!r}")
+        prompts = [prompt for row in render_prompts(classes, templates) for prompt in row]
+        with _quiet():
+            tokenizer = open_clip.get_tokenizer(self.spec.model)
+        tokens = tokenizer(prompts, context_length=self.context_length)
+        self._check_distinct(tokens.view(len(classes), -1), classes)
+        device = next(iter(self.text.parameters()), torch.empty(0)).device
+        embeddings = torch.cat(
+            [
+                functional.normalize(self.text(batch.to(device)).float(), dim=-1).cpu()
+                for batch in tokens.split(PROMPTS_PER_BATCH)
+            ]
+        )
+        mean = embeddings.view(len(classes), len(templates), -1).mean(dim=1)
+        return functional.normalize(mean, dim=-1)
+
+    def _check_distinct(self, tokens: torch.Tensor, classes: Sequence[str]) -> None:
+        first: dict[tuple[int, ...], str] = {}
+        for name, row in zip(classes, tokens.tolist(), strict=True):
+            other = first.setdefault(tuple(row), name)
+            if other is not name:
+                raise InputError(
+                    f"The classes {other!r} and {name!r} have the same prompts in the "
+                    f"{self.context_length} tokens that {self.spec.name!r} reads: make their names "
+                    "differ earlier, or shorten the template."
+                )
+
+
+class TextTower(nn.Module):
+    """The text tower: tokens [N, context] -> embeddings [N, D], not normalised."""
+
+    def __init__(self, model: Any) -> None:
+        """Take over `model`, whose image tower is thrown away."""
+        super().__init__()
+        self.model = model
+        self.model.visual = nn.Identity()
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings of the tokens."""
+        return self.model.encode_text(tokens)
+
+
+def load_backbone(
+    spec: BackboneSpec, device: str | torch.device = "cpu", parts: Sequence[str] = PARTS
+) -> Backbone:
+    """Load an open_clip model and cut it in three.
+
+    Weights of a tag that were trained with quick-GELU get it, whether or not the name of the model
+    says so. Random weights (`spec.pretrained` is None) are those of `spec.seed`; the caller's
+    random state is left as it was.
+
+    Args:
+        spec: the architecture and its weights.
+        device: for the parts.
+        parts: which of `PARTS` to keep; the others' memory is freed. The digests do not depend
+            on it.
+
+    Raises:
+        InputError: an unknown model or tag, a model that is not a ModifiedResNet, a missing or
+            unreadable file, weights that do not fit the model or are not finite numbers, or
+            weights that cannot be downloaded.
+    """
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise ValueError(f"parts {unknown} are not among {PARTS}")
+    if spec.model_config is not None:
+        _register_config(spec, resolve_path(spec.model_config))
+    config = _model_config(spec)
+    tag, file = _weights(spec)
+    quick_gelu = bool(config.get("quick_gelu", False)) or (
+        tag is not None and bool(open_clip.get_pretrained_cfg(spec.model, tag).get("quick_gelu"))
+    )
+    config["quick_gelu"] = quick_gelu
+    model = _create(spec, tag if file is None else str(file), quick_gelu)
+
+    visual = model.visual
+    pooling = visual.attnpool
+    preprocessing = Preprocessing.from_open_clip(visual.preprocess_cfg)
+    grid = _grid(preprocessing.size)
+    if pooling.positional_embedding.shape[0] != grid * grid + 1:
+        raise InputError(
+            f"The model {spec.model!r} has an image_size of {preprocessing.size}, from which "
+            f"its trunk makes {grid}x{grid} tokens, but its pooling expects "
+            f"{pooling.positional_embedding.shape[0] - 1}: choose a multiple of {STRIDE}."
+        )
+    weights = _float_tensors(model, spec)
+    trunk_weights = {
+        name: tensor
+        for name, tensor in weights.items()
+        if name.startswith("visual.") and not name.startswith("visual.attnpool.")
+    }
+    vision = config["vision_cfg"]
+    trunk_config = {"layers": list(vision["layers"]), "width": vision["width"]}
+    return Backbone(
+        spec=spec,
+        digest=_digest(weights, config),
+        trunk_digest=_digest(trunk_weights, trunk_config),
+        trunk=Trunk(visual).to(device) if "trunk" in parts else AbsentPart("trunk"),
+        pooling={
+            name: parameter.detach().to(device, torch.float32, copy=True).contiguous()
+            for name, parameter in pooling.named_parameters()
+        }
+        if "pooling" in parts
+        else {},
+        heads=pooling.num_heads,
+        grid=grid,
+        width=pooling.positional_embedding.shape[1],
+        embed_dim=pooling.c_proj.out_features,
+        logit_scale=float(model.logit_scale.detach().double().exp()),
+        preprocessing=preprocessing,
+        text=TextTower(model).to(device) if "text" in parts else AbsentPart("text"),
+        context_length=int(model.context_length),
+    )
+
+
+def _register_config(spec: BackboneSpec, file: Path) -> None:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"The model configuration {file} of backbone {spec.name!r} is not readable JSON "
+            f"({error}): correct backbone.model_config."
+        ) from error
+    missing = [key for key in CONFIG_KEYS if not isinstance(config, Mapping) or key not in config]
+    if missing:
+        raise InputError(
+            f"The model configuration {file} of backbone {spec.name!r} lacks {missing[0]!r}: it "
+            f"needs {', '.join(CONFIG_KEYS)}, as open_clip's own configurations have."
+        )
+    if file.stem != spec.model:
+        raise InputError(
+            f"Backbone {spec.name!r} uses the model {spec.model!r}, but {file} defines "
+            f"{file.stem!r}, for open_clip takes the name from the file: rename one of them."
+        )
+    # Registered every time: of two files with one name, the latest registered counts.
+    open_clip.add_model_config(file)
+
+
+def _model_config(spec: BackboneSpec) -> dict[str, Any]:
+    known = open_clip.list_models()
+    if spec.model not in known:
+        raise InputError(
+            f"Backbone {spec.name!r} uses the model {spec.model!r}, which open_clip "
+            f"{open_clip.__version__} does not have: correct backbone.model, or define it with "
+            f"backbone.model_config=<file>.json.{nearest(spec.model, known)}"
+        )
+    config = open_clip.get_model_config(spec.model)
+    if not _is_modified_resnet(config):
+        resnets = [name for name in known if _is_modified_resnet(open_clip.get_model_config(name))]
+        raise InputError(
+            f"Backbone {spec.name!r} uses the model {spec.model!r}, which is not a ModifiedResNet "
+            f"and so has no attention pooling to tune: use one of {', '.join(resnets)}."
+        )
+    return config
+
+
+def _is_modified_resnet(config: Mapping[str, Any]) -> bool:
+    vision = config["vision_cfg"]
+    return (
+        isinstance(vision, Mapping)
+        and isinstance(vision.get("layers"), list)
+        and not vision.get("timm_model_name")
+    )
+
+
+def _weights(spec: BackboneSpec) -> tuple[str | None, Path | None]:
+    """Return the tag or the file that `spec.pretrained` names, or neither."""
+    if spec.pretrained is None:
+        return None, None
+    if open_clip.is_pretrained_cfg(spec.model, spec.pretrained):
+        return spec.pretrained, None
+    file = resolve_path(spec.pretrained)
+    if file.is_file():
+        return None, file
+    tags = open_clip.list_pretrained_tags_by_model(spec.model)
+    tagged = f"its tags are {', '.join(map(repr, tags))}" if tags else "it has no tags"
+    what = "weights file" if "/" in spec.pretrained or file.suffix else "tag or weights file"
+    raise InputError(
+        f"Backbone {spec.name!r} has no {what} {spec.pretrained!r} for the model {spec.model!r} "
+        f"({tagged}): correct backbone.pretrained.{nearest(spec.pretrained, tags)}"
+    )
+
+
+def _create(spec: BackboneSpec, pretrained: str | None, quick_gelu: bool) -> Any:
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        try:
+            return open_clip.create_model(spec.model, pretrained, force_quick_gelu=quick_gelu)
+        # Configurations and files can be wrong in any way; each is explained below.
+        except Exception as error:
+            raise InputError(_why_not(spec, pretrained, error)) from error
+
+
+def _why_not(spec: BackboneSpec, pretrained: str | None, error: Exception) -> str:
+    """Return the sentence on why open_clip did not create the model."""
+    try:
+        model = open_clip.create_model(spec.model)
+    except Exception as config_error:
+        return (
+            f"open_clip cannot build the model {spec.model!r} ({_first_line(config_error)}): "
+            f"correct {spec.model_config or 'backbone.model'}."
+        )
+    if pretrained is None or not Path(pretrained).is_file():
+        return (
+            f"The weights {pretrained!r} of the model {spec.model!r} cannot be had "
+            f"({_first_line(error)}): connect this machine, or name a local safetensors file with "
+            "backbone.pretrained=<file>."
+        )
+    try:
+        found = {name: tuple(tensor.shape) for name, tensor in load_state_dict(pretrained).items()}
+    except Exception as file_error:
+        # torch would tell a person to switch off the check that makes loading safe.
+        torchs = isinstance(file_error, UnpicklingError)
+        reason = "it does not hold tensors alone" if torchs else _first_line(file_error)
+        return (
+            f"The weights file {pretrained} of backbone {spec.name!r} cannot be read "
+            f"({reason}): give safetensors, or a PyTorch state dict."
+        )
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    differences = [
+        f"{name} is {list(found[name])} instead of {list(wanted[name])}"
+        for name in wanted
+        if name in found and found[name] != wanted[name]
+    ]
+    differences += [f"{name} is missing" for name in wanted if name not in found]
+    differences += [f"{name} is unknown" for name in found if name not in wanted]
+    more = len(differences) - NAMED_KEYS
+    return (
+        f"The weights file {pretrained} does not fit the model {spec.model!r}: "
+        f"{', '.join(differences[:NAMED_KEYS]) or _first_line(error)}"
+        f"{f' and {more} more differences' if more > 0 else ''}; choose the model that the "
+        "weights were trained as."
+    )
+
+
+def _grid(image_size: int) -> int:
+    """Return the side of the map: one strided convolution, then four halvings."""
+    return (image_size + 1) // 2 // (STRIDE // 2)
+
+
+def _float_tensors(model: nn.Module, spec: BackboneSpec) -> dict[str, torch.Tensor]:
+    """Return the weights and statistics by name; counters of batches do not affect the model."""
+    tensors = {
+        name: tensor.detach()
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point()
+    }
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(
+                f"The weights {spec.pretrained!r} of backbone {spec.name!r} have NaN or infinity "
+                f"in {name}: use other weights."
+            )
+    return tensors
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(digest_json(config, length=64).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:DIGEST_LENGTH]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep open_clip from writing to the root logger, which it would even configure."""
+    root = logging.getLogger()
+    silent = logging.NullHandler()
+    disabled = root.manager.disable
+    root.addHandler(silent)
+    logging.disable(max(disabled, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        root.removeHandler(silent)

@@ -1,0 +1,201 @@
+"""A tuned head as two files that any open_clip program can use.
+
+`head.safetensors` holds the pooling's parameters under open_clip's own names, float32, so that
+`model.visual.attnpool.load_state_dict(load_file("head.safetensors"))` is all it takes to load it.
+`head.json`, the card, holds what else is needed to use it and to know where it came from.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from safe_ray.errors import InputError
+from safe_ray.files import sha256_hex, write_atomically
+from safe_ray.heads.bank import POOLING_PARAMETERS
+
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "head.safetensors"
+CARD_FILE = "head.json"
+
+CARD_KEYS = (
+    "backbone",
+    "dataset",
+    "shots",
+    "seed",
+    "class_names",
+    "templates",
+    "alpha",
+    "logit_scale",
+    "preprocessing",
+    "episode",
+    "hyper_parameters",
+    "metrics",
+)
+"""What a card must hold beside `format_version`, `weights` and `how_to_load`, which are added."""
+
+HOW_TO_LOAD = (
+    "import json, torch, open_clip; from safetensors.torch import load_file",
+    "card = json.load(open('head.json')); alpha = card['alpha']",
+    "# a model that open_clip does not ship: open_clip.add_model_config(<its JSON file>) first",
+    "model, _, preprocess = open_clip.create_model_and_transforms("
+    "card['backbone']['model'], card['backbone']['pretrained']); model.eval()",
+    "# images: [N, 3, S, S], from preprocess; classifier: [classes, D], the text features of every "
+    "template, normalised, averaged over templates, normalised",
+    "original = model.encode_image(images)",
+    "model.visual.attnpool.load_state_dict(load_file('head.safetensors'))",
+    "tuned = model.encode_image(images)",
+    "blended = torch.nn.functional.normalize(alpha * tuned + (1 - alpha) * original, dim=-1)",
+    "logits = card['logit_scale'] * blended @ classifier.T",
+)
+"""A head in plain open_clip, line by line, as every card carries it."""
+
+
+def save_head(folder: Path, state: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
+    """Write a head; a reader sees the whole head or none.
+
+    Args:
+        folder: where the two files go; it is created.
+        state: open_clip's names of the pooling's parameters with their tensors, of any floating
+            dtype and device: `positional_embedding [L + 1, C]`, `{q,k,v}_proj.weight [C, C]`,
+            `{q,k,v}_proj.bias [C]`, `c_proj.weight [D, C]`, `c_proj.bias [D]`.
+        card: a value for each of `CARD_KEYS`, and anything else that JSON can hold. NaN and
+            infinity, which it cannot, are written as null.
+
+    Raises:
+        ValueError: a parameter or a key of the card is missing, or the shapes disagree.
+        InputError: the folder cannot be written.
+    """
+    problem = _shape_problem({name: tuple(tensor.shape) for name, tensor in state.items()})
+    if problem:
+        raise ValueError(f"not the state of an attention pooling: {problem}")
+    missing = [key for key in CARD_KEYS if key not in card]
+    if missing:
+        raise ValueError(f"the head's card lacks {', '.join(missing)}")
+
+    weights = save(
+        {
+            name: state[name].detach().to("cpu", torch.float32).contiguous()
+            for name in POOLING_PARAMETERS
+        },
+        metadata={"format": "pt"},
+    )
+    whole = {
+        "format_version": FORMAT_VERSION,
+        **card,
+        "weights": {"file": WEIGHTS_FILE, "sha256": sha256_hex(weights)},
+        "how_to_load": list(HOW_TO_LOAD),
+    }
+    # The card goes last: it names the weights by digest, so that a half-written head is known.
+    write_atomically(folder / WEIGHTS_FILE, weights)
+    write_atomically(
+        folder / CARD_FILE, json.dumps(_finite(whole), indent=2, ensure_ascii=False) + "\n"
+    )
+
+
+def load_card(folder: Path) -> dict[str, Any]:
+    """Read and check a head's card alone.
+
+    Raises:
+        InputError: there is no card, it is not a head's, or a newer version wrote it.
+    """
+    file = folder / CARD_FILE
+    try:
+        card = json.loads(file.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(
+            f"There is no head in {folder}: it has no {CARD_FILE}, so name a folder that the sweep "
+            "or MLflow wrote."
+        ) from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}): check the path.") from error
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON ({error}): fetch the head again.") from error
+    version = card.get("format_version") if isinstance(card, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise InputError(f"{file} has no format_version: it is not the card of a head.")
+    if not 1 <= version <= FORMAT_VERSION:
+        raise InputError(
+            f"{file} has format_version {version}, and this version of safe_ray reads "
+            f"{FORMAT_VERSION} at most: upgrade safe_ray."
+        )
+    missing = [key for key in (*CARD_KEYS, "weights") if key not in card]
+    if missing:
+        raise InputError(f"{file} lacks {', '.join(missing)}: fetch the head again.")
+    return card
+
+
+def load_head(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a head that `save_head` wrote.
+
+    Returns:
+        The state, float32 on the CPU, for `model.visual.attnpool.load_state_dict`, and the card.
+
+    Raises:
+        InputError: a file is missing or damaged, the two do not belong together, a parameter is
+            missing or has the wrong shape, or a newer version wrote the head.
+    """
+    card = load_card(folder)
+    file = folder / WEIGHTS_FILE
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be read ({error.strerror}): fetch the head again."
+        ) from error
+    try:
+        state = load(content)
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"{file} is damaged ({error}): fetch the head again.") from error
+    problem = _shape_problem({name: tuple(tensor.shape) for name, tensor in state.items()})
+    if problem:
+        raise InputError(f"{file} is not the head of an attention pooling: {problem}.")
+    if card["weights"].get("sha256") != sha256_hex(content):
+        raise InputError(
+            f"{file} is not the file that {folder / CARD_FILE} was written for (its SHA-256 "
+            "differs): fetch both again."
+        )
+    return {name: state[name].float() for name in POOLING_PARAMETERS}, card
+
+
+def _shape_problem(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Return what keeps these from being one attention pooling's parameters, or None."""
+    missing = [name for name in POOLING_PARAMETERS if name not in shapes]
+    if missing:
+        return f"it lacks {', '.join(missing)}"
+    unknown = sorted(set(shapes) - set(POOLING_PARAMETERS))
+    if unknown:
+        return f"it has {', '.join(unknown)}, which no attention pooling has"
+    position, projection = shapes["positional_embedding"], shapes["c_proj.weight"]
+    if len(position) != 2 or len(projection) != 2:
+        return f"positional_embedding has the shape {position}, c_proj.weight {projection}"
+    width, depth = position[1], projection[0]
+    expected: dict[str, tuple[int, ...]] = {
+        "c_proj.weight": (depth, width),
+        "c_proj.bias": (depth,),
+    }
+    for layer in ("q_proj", "k_proj", "v_proj"):
+        expected[f"{layer}.weight"] = (width, width)
+        expected[f"{layer}.bias"] = (width,)
+    for name, shape in expected.items():
+        if shapes[name] != shape:
+            return f"{name} has the shape {shapes[name]}, not {shape}"
+    return None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

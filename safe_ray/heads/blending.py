@@ -1,0 +1,121 @@
+"""The blend of the tuned and the original pooled features, at every alpha at once.
+
+With `s_T = T W^T`, `s_O = O W^T` and the inner products of the two pooled vectors,
+
+    |alpha T + (1 - alpha) O|^2 = alpha^2 T.T + 2 alpha (1 - alpha) T.O + (1 - alpha)^2 O.O
+    logits = logit_scale * (alpha s_T + (1 - alpha) s_O) / |alpha T + (1 - alpha) O|
+
+so no blended vector is ever formed: the whole row of alphas follows from one pass of each branch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from safe_ray.specs import AlphaRow
+
+_SCRATCH_BYTES = 32 * 2**20
+
+
+def alpha_grid(points: int) -> tuple[float, ...]:
+    """Return `points` evenly spaced alphas from 0 (zero-shot) to 1 (the tuned pooling alone)."""
+    if points < 2:
+        raise ValueError(f"an alpha grid needs at least 2 points, not {points}")
+    return tuple(index / (points - 1) for index in range(points))
+
+
+def blend_logits(
+    tuned: Tensor, original: Tensor, classifier: Tensor, logit_scale: float, alpha: float
+) -> Tensor:
+    """Class logits at one alpha, with the blended features written out.
+
+    Args:
+        tuned: `[..., N, D]` features pooled by the tuned head, as the pooling returns them.
+        original: `[..., N, D]` features pooled by the original head.
+        classifier: `[classes, D]`, normalised rows.
+        logit_scale: the model's, already exponentiated.
+        alpha: 0 for the original pooling alone, 1 for the tuned one alone.
+
+    Returns:
+        `[..., N, classes]` logits.
+    """
+    blended = alpha * tuned + (1.0 - alpha) * original
+    return logit_scale * (nn.functional.normalize(blended, dim=-1) @ classifier.t())
+
+
+@dataclass(frozen=True)
+class AlphaRowSums:
+    """Sums over samples at every alpha, which add up over folds and batches.
+
+    Attributes:
+        correct: `[K, A]` int64, samples whose highest logit is the right class.
+        nll: `[K, A]` float64, summed negative log-likelihood in nats.
+        samples: how many samples the sums are over.
+    """
+
+    correct: Tensor
+    nll: Tensor
+    samples: int
+
+    def __add__(self, other: AlphaRowSums) -> AlphaRowSums:
+        return AlphaRowSums(
+            self.correct + other.correct, self.nll + other.nll, self.samples + other.samples
+        )
+
+    def row(self, candidate: int, alphas: tuple[float, ...]) -> AlphaRow:
+        """Return one candidate's accuracy and mean negative log-likelihood at every alpha."""
+        accuracy = self.correct[candidate].double() / self.samples
+        nll = self.nll[candidate] / self.samples
+        return AlphaRow(alphas, tuple(accuracy.tolist()), tuple(nll.tolist()))
+
+
+@torch.no_grad()
+def sum_alpha_row(
+    tuned: Tensor,
+    original: Tensor,
+    classifier: Tensor,
+    labels: Tensor,
+    logit_scale: float,
+    alphas: tuple[float, ...],
+) -> AlphaRowSums:
+    """Evaluate K heads at every alpha, in closed form.
+
+    Args:
+        tuned: `[K, N, D]` features pooled by the tuned heads.
+        original: `[N, D]` features pooled by the original head.
+        classifier: `[classes, D]`, normalised rows.
+        labels: `[N]` int64 class indices.
+        logit_scale: the model's, already exponentiated.
+        alphas: the grid, `A` values in [0, 1].
+    """
+    candidates, samples, _ = tuned.shape
+    alpha = torch.tensor(alphas, dtype=tuned.dtype, device=tuned.device)
+    correct = torch.zeros(candidates, len(alphas), dtype=torch.int64, device=tuned.device)
+    nll = torch.zeros(candidates, len(alphas), dtype=torch.float64, device=tuned.device)
+
+    per_sample = classifier.shape[0] * len(alphas) * tuned.element_size()
+    chunk = max(1, _SCRATCH_BYTES // per_sample)
+    for start in range(0, samples, chunk):
+        part = slice(start, start + chunk)
+        base, base_scores = original[part], original[part] @ classifier.t()
+        base_square = (base * base).sum(-1)
+        target = labels[part]
+        for index in range(candidates):
+            features = tuned[index, part]
+            norm = (
+                alpha.square().unsqueeze(1) * (features * features).sum(-1)
+                + (2 * alpha * (1 - alpha)).unsqueeze(1) * (features * base).sum(-1)
+                + (1 - alpha).square().unsqueeze(1) * base_square
+            ).clamp_min(1e-24)
+            scores = features @ classifier.t()
+            mixed = torch.lerp(
+                base_scores.unsqueeze(0), scores.unsqueeze(0), alpha.view(-1, 1, 1)
+            )  # [A, n, classes]
+            logits = mixed * (logit_scale / norm.sqrt()).unsqueeze(-1)
+            right = logits.gather(-1, target.view(1, -1, 1).expand(len(alphas), -1, 1)).squeeze(-1)
+            nll[index] += (torch.logsumexp(logits, dim=-1) - right).double().sum(1)
+            correct[index] += (logits.argmax(dim=-1) == target).sum(1)
+    return AlphaRowSums(correct.cpu(), nll.cpu(), samples)

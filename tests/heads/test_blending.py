@@ -1,0 +1,74 @@
+"""The alpha row in closed form is the blend written out at each alpha."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from safe_ray.heads.blending import alpha_grid, blend_logits, sum_alpha_row
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    candidates=st.integers(1, 3),
+    samples=st.integers(1, 9),
+    classes=st.integers(1, 6),
+    points=st.integers(2, 12),
+    seed=st.integers(0, 1000),
+)
+def test_the_row_equals_the_explicit_blend(
+    candidates: int, samples: int, classes: int, points: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tuned = torch.randn(candidates, samples, 16, dtype=torch.float64, generator=generator)
+    original = torch.randn(samples, 16, dtype=torch.float64, generator=generator)
+    text = nn.functional.normalize(
+        torch.randn(classes, 16, dtype=torch.float64, generator=generator), dim=-1
+    )
+    labels = torch.randint(classes, (samples,), generator=generator)
+    alphas = alpha_grid(points)
+
+    sums = sum_alpha_row(tuned, original, text, labels, 30.0, alphas)
+
+    for index, alpha in enumerate(alphas):
+        for candidate in range(candidates):
+            logits = blend_logits(tuned[candidate], original, text, 30.0, alpha)
+            nll = nn.functional.cross_entropy(logits, labels, reduction="sum")
+            assert torch.isclose(sums.nll[candidate, index], nll, rtol=1e-9, atol=1e-9)
+            assert sums.correct[candidate, index] == (logits.argmax(-1) == labels).sum()
+
+
+def test_a_101_point_row_of_many_classes_is_computed_in_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    tuned, original = torch.randn(2, 50, 8), torch.randn(50, 8)
+    text = nn.functional.normalize(torch.randn(20, 8), dim=-1)
+    labels = torch.randint(20, (50,))
+    whole = sum_alpha_row(tuned, original, text, labels, 10.0, alpha_grid(101))
+    monkeypatch.setattr("safe_ray.heads.blending._SCRATCH_BYTES", 101 * 20 * 4 * 7)
+    pieces = sum_alpha_row(tuned, original, text, labels, 10.0, alpha_grid(101))
+    assert torch.equal(whole.correct, pieces.correct)
+    assert torch.allclose(whole.nll, pieces.nll)
+
+
+def test_sums_over_folds_add_up() -> None:
+    torch.manual_seed(0)
+    tuned, original = torch.randn(1, 10, 8), torch.randn(10, 8)
+    text = nn.functional.normalize(torch.randn(3, 8), dim=-1)
+    labels = torch.randint(3, (10,))
+    alphas = alpha_grid(5)
+    whole = sum_alpha_row(tuned, original, text, labels, 10.0, alphas)
+    parts = sum_alpha_row(tuned[:, :4], original[:4], text, labels[:4], 10.0, alphas)
+    parts += sum_alpha_row(tuned[:, 4:], original[4:], text, labels[4:], 10.0, alphas)
+    assert parts.row(0, alphas).accuracy == whole.row(0, alphas).accuracy
+    assert parts.samples == 10
+
+
+def test_the_grid_has_both_ends() -> None:
+    assert alpha_grid(3) == (0.0, 0.5, 1.0)
+    with pytest.raises(ValueError, match="at least 2"):
+        alpha_grid(1)

@@ -1,0 +1,48 @@
+"""Each candidate has its own schedule; an interrupted optimiser goes on where it stopped."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from safe_ray.heads.bank import Bank, select_parameters, with_mean_token
+from safe_ray.heads.optimiser import BankOptimiser, Schedule
+from tests.heads.test_bank import HEADS, classifier, layer, one_batch, state_of
+
+
+def test_the_schedule_warms_up_and_ends_at_zero() -> None:
+    schedule = Schedule(lr=1.0, steps=100, warmup_steps=10)
+    rates = [schedule.at(step) for step in range(101)]
+    assert rates[0] == pytest.approx(1 / 11)
+    assert max(rates) == rates[10] == 1.0
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+    assert rates[99] < 0.001
+    assert rates[100] == 0.0
+
+
+def test_a_restored_optimiser_continues_to_the_bit() -> None:
+    maps, labels = one_batch()
+    weights = torch.full((2, 16), 1 / 16)
+
+    def steps(bank: Bank, optimiser: BankOptimiser, count: int) -> None:
+        for _ in range(count):
+            bank(with_mean_token(maps), labels, weights).sum().backward()
+            optimiser.step([1e-3, 1e-4])
+
+    def fresh(states: list[dict[str, torch.Tensor]]) -> Bank:
+        return Bank(states, HEADS, select_parameters("all"), classifier(), 20.0)
+
+    whole = fresh([state_of(layer(seed)) for seed in range(2)])
+    steps(whole, BankOptimiser(whole, [0.1, 0.0]), 8)
+
+    first = fresh([state_of(layer(seed)) for seed in range(2)])
+    optimiser = BankOptimiser(first, [0.1, 0.0])
+    steps(first, optimiser, 3)
+    second = fresh([{k: v.clone() for k, v in first.head(i).items()} for i in range(2)])
+    steps(second, BankOptimiser(second, [0.1, 0.0], optimiser.moments()), 5)
+
+    for index in range(2):
+        for name, tensor in whole.head(index).items():
+            assert torch.equal(second.head(index)[name], tensor), name
