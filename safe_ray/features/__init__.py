@@ -1,0 +1,1 @@
+"""Dense maps: from images through the trunk into the feature store."""

@@ -1,0 +1,159 @@
+"""What the tests share: a tiny CLIP, a tiny data set, a configuration for them, a local Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageDraw
+
+from safe_ray.specs import BackboneSpec, DatasetSpec
+
+os.environ.update(
+    RAY_AUTH_MODE="disabled",
+    RAY_TRAIN_V2_ENABLED="1",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
+)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+for hijacker in ("RAY_ADDRESS", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+    os.environ.pop(hijacker, None)
+
+TINY_MODEL = "safe-ray-test-tiny"
+TINY_IMAGE_SIZE = 64
+SPLIT_SIZES = {"train": 8, "val": 4, "test": 6}
+
+Box = tuple[float, float, float, float]
+Draw = Callable[[ImageDraw.ImageDraw, Box, str], None]
+
+
+def _cross(draw: ImageDraw.ImageDraw, box: Box, colour: str) -> None:
+    left, top, right, bottom = box
+    draw.line((left, top, right, bottom), fill=colour, width=7)
+    draw.line((left, bottom, right, top), fill=colour, width=7)
+
+
+def _triangle(draw: ImageDraw.ImageDraw, box: Box, colour: str) -> None:
+    left, top, right, bottom = box
+    draw.polygon([(left, bottom), (right, bottom), ((left + right) / 2, top)], fill=colour)
+
+
+SHAPES: dict[str, tuple[str, Draw]] = {
+    "red circle": ("red", lambda draw, box, colour: draw.ellipse(box, fill=colour)),
+    "green square": ("green", lambda draw, box, colour: draw.rectangle(box, fill=colour)),
+    "blue triangle": ("blue", _triangle),
+    "black cross": ("black", _cross),
+    "purple ring": ("purple", lambda draw, box, colour: draw.ellipse(box, outline=colour, width=6)),
+}
+
+
+def draw_shape(class_name: str, variant: int) -> bytes:
+    """Return a PNG, 80 wide and 72 high, of the shape at a place, size and ground of its own."""
+    seed = hashlib.sha256(f"{class_name}/{variant}".encode()).digest()
+    rng = random.Random(seed)
+    ground = tuple(rng.randint(200, 255) for _ in range(3))
+    image = Image.new("RGB", (80, 72), ground)
+    size = rng.uniform(26, 44)
+    left, top = rng.uniform(2, 78 - size), rng.uniform(2, 70 - size)
+    colour, draw = SHAPES[class_name]
+    draw(ImageDraw.Draw(image), (left, top, left + size, top + size), colour)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSpec:
+    """Return a ModifiedResNet CLIP with random weights: 64 px, C=512, 8 heads, grid 2x2, D=64."""
+    config = {
+        "embed_dim": 64,
+        "vision_cfg": {"image_size": TINY_IMAGE_SIZE, "layers": [1, 1, 1, 1], "width": 16},
+        "text_cfg": {
+            "context_length": 32,
+            "vocab_size": 49408,
+            "width": 64,
+            "heads": 2,
+            "layers": 2,
+        },
+    }
+    file = tmp_path_factory.mktemp("backbone") / f"{TINY_MODEL}.json"
+    file.write_text(json.dumps(config))
+    return BackboneSpec(name="tiny", model=TINY_MODEL, pretrained=None, model_config=str(file))
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetSpec:
+    """Return 5 classes of coloured shapes in one Parquet file: 8 train, 4 val, 6 test a class."""
+    rows = []
+    for name in SHAPES:
+        variant = 0
+        for split, count in SPLIT_SIZES.items():
+            for _ in range(count):
+                rows.append(
+                    {
+                        "image": draw_shape(name, variant),
+                        "class_name": name,
+                        "split": split,
+                        "path": f"{name.replace(' ', '_')}/{variant:03d}.png",
+                        "style": "drawn",
+                        "source": "drawn by the tests",
+                        "licence": "CC0-1.0",
+                    }
+                )
+                variant += 1
+    file = tmp_path_factory.mktemp("dataset") / "shapes.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return DatasetSpec(
+        name="shapes", format="parquet", path=str(file), templates=("a drawing of a {}.",)
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_config_dir(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_backbone: BackboneSpec,
+    tiny_dataset: DatasetSpec,
+) -> Path:
+    """Return a folder for `--config-dir` with `backbone=tiny` and the data set `shapes`."""
+    root = tmp_path_factory.mktemp("conf")
+    backbone = {
+        "name": tiny_backbone.name,
+        "model": tiny_backbone.model,
+        "pretrained": tiny_backbone.pretrained,
+        "model_config": tiny_backbone.model_config,
+    }
+    dataset = {
+        "name": tiny_dataset.name,
+        "format": tiny_dataset.format,
+        "path": tiny_dataset.path,
+        "templates": list(tiny_dataset.templates),
+    }
+    for group, name, content in (("backbone", "tiny", backbone), ("dataset", "shapes", dataset)):
+        file = root / group / f"{name}.yaml"
+        file.parent.mkdir()
+        file.write_text(json.dumps(content, indent=2))
+    return root
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """Start one local Ray with two CPUs for the whole session."""
+    import ray
+
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+    )
+    yield
+    ray.shutdown()

@@ -1,0 +1,180 @@
+"""Every image is checked once, before anything expensive starts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from safe_ray.errors import InputError
+from safe_ray.features.inventory import take_inventory
+from tests.conftest import SHAPES, draw_shape
+
+NAMES = list(SHAPES)
+
+
+def images(count: int) -> list[bytes]:
+    return [draw_shape(NAMES[number % len(NAMES)], number) for number in range(count)]
+
+
+def file_table(folder: Path, contents: list[bytes]) -> pa.Table:
+    files = []
+    for number, content in enumerate(contents):
+        file = folder / f"{number:02d}.png"
+        file.write_bytes(content)
+        files.append(file)
+    return pa.table(
+        {
+            "path": [file.name for file in files],
+            "label": pa.array(range(len(files)), pa.int32()),
+            "file": [str(file) for file in files],
+        }
+    )
+
+
+def image_table(contents: list[bytes]) -> pa.Table:
+    return pa.table(
+        {
+            "path": [f"{number:02d}.png" for number in range(len(contents))],
+            "label": pa.array(range(len(contents)), pa.int32()),
+            "image": pa.array(contents, pa.large_binary()),
+        }
+    )
+
+
+def digests(contents: list[bytes]) -> list[str]:
+    return [hashlib.sha256(content).hexdigest()[:32] for content in contents]
+
+
+@pytest.fixture(params=["file", "image"])
+def make_table(request: pytest.FixtureRequest, tmp_path: Path):
+    if request.param == "image":
+        return image_table
+    folder = tmp_path / "images"
+    folder.mkdir()
+    return lambda contents: file_table(folder, contents)
+
+
+def test_a_sample_is_named_by_the_digest_of_its_bytes(make_table, tmp_path: Path) -> None:
+    contents = images(7)
+    table = make_table(contents)
+    inventory = take_inventory(table, tmp_path / "cache.arrow")
+    assert inventory.samples == digests(contents)
+    assert inventory.table.drop_columns(["sample"]).equals(table)
+    assert (inventory.bad, inventory.checked) == ((), 7)
+
+
+def test_the_second_run_checks_nothing(make_table, tmp_path: Path) -> None:
+    table = make_table(images(7))
+    first = take_inventory(table, tmp_path / "cache.arrow")
+    second = take_inventory(table, tmp_path / "cache.arrow")
+    assert second.checked == 0
+    assert second.table.equals(first.table)
+
+
+def test_files_known_from_before_are_not_read(tmp_path: Path) -> None:
+    table = file_table(tmp_path, images(3))
+    take_inventory(table, tmp_path / "cache.arrow")
+    file = Path(table["file"][1].as_py())
+    status = file.stat()
+    file.write_bytes(b"x" * status.st_size)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert take_inventory(table, tmp_path / "cache.arrow").checked == 0
+
+
+def test_a_changed_file_is_checked_again(tmp_path: Path) -> None:
+    contents = images(4)
+    table = file_table(tmp_path, contents[:3])
+    take_inventory(table, tmp_path / "cache.arrow")
+    Path(table["file"][1].as_py()).write_bytes(contents[3])
+    inventory = take_inventory(table, tmp_path / "cache.arrow")
+    assert inventory.checked == 1
+    assert inventory.samples == digests([contents[0], contents[3], contents[2]])
+
+
+def test_tables_share_one_cache(tmp_path: Path) -> None:
+    contents = images(4)
+    cache = tmp_path / "cache.arrow"
+    take_inventory(image_table(contents[:2]), cache)
+    files = file_table(tmp_path, contents)
+    take_inventory(files, cache)
+    assert take_inventory(image_table(contents), cache).checked == 0
+    assert take_inventory(files, cache).checked == 0
+
+
+def test_bad_images_stop_the_run_with_a_list(make_table, tmp_path: Path) -> None:
+    contents = images(15)
+    for number in range(1, 13):
+        contents[number] = b"this is not an image" if number % 2 else contents[number][:60]
+    table = make_table(contents)
+    with pytest.raises(InputError) as error:
+        take_inventory(table, tmp_path / "cache.arrow")
+    message = str(error.value)
+    assert message.startswith("12 of 15 images cannot be used: 01.png (")
+    assert "10.png" in message
+    assert "11.png" not in message
+    assert "; and 2 more." in message
+    assert "data.skip_bad=true" in message
+
+
+def test_bad_images_are_left_out_and_counted_on_request(make_table, tmp_path: Path) -> None:
+    contents = images(5)
+    contents[1], contents[3] = b"", b"GIF89a"
+    inventory = take_inventory(make_table(contents), tmp_path / "cache.arrow", skip_bad=True)
+    assert [path for path, _ in inventory.bad] == ["01.png", "03.png"]
+    assert inventory.table["label"].to_pylist() == [0, 2, 4]
+    assert inventory.samples == digests([contents[0], contents[2], contents[4]])
+
+
+def test_bad_images_are_never_remembered_as_sound(make_table, tmp_path: Path) -> None:
+    contents = [*images(2), b"broken"]
+    table = make_table(contents)
+    for _ in range(2):
+        inventory = take_inventory(table, tmp_path / "cache.arrow", skip_bad=True)
+        assert len(inventory.bad) == 1
+    assert inventory.checked == 1
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    table = file_table(tmp_path, images(3))
+    Path(table["file"][2].as_py()).unlink()
+    with pytest.raises(InputError, match=re.escape("02.png (No such file or directory)")):
+        take_inventory(table, tmp_path / "cache.arrow")
+
+
+def test_a_table_of_nothing_but_bad_images_is_refused(make_table, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="None of the 2 images can be read"):
+        take_inventory(make_table([b"a", b"b"]), tmp_path / "cache.arrow", skip_bad=True)
+
+
+def test_a_table_without_rows_is_an_inventory_without_rows(make_table, tmp_path: Path) -> None:
+    inventory = take_inventory(make_table(images(1)).slice(0, 0), tmp_path / "cache.arrow")
+    assert inventory.samples == []
+    assert "sample" in inventory.table.column_names
+
+
+@pytest.mark.parametrize("content", [b"", b"not arrow"])
+def test_a_damaged_cache_only_costs_time(tmp_path: Path, content: bytes) -> None:
+    cache = tmp_path / "cache.arrow"
+    cache.write_bytes(content)
+    table = image_table(images(2))
+    assert take_inventory(table, cache).checked == 2
+    assert take_inventory(table, cache).checked == 0
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    inventory = take_inventory(image_table(images(2)), tmp_path / "file" / "cache.arrow")
+    assert inventory.checked == 2
+
+
+def test_progress_reaches_the_total(tmp_path: Path) -> None:
+    seen: list[tuple[int, int, float | None]] = []
+    take_inventory(
+        image_table(images(6)), tmp_path / "cache.arrow", progress=lambda *at: seen.append(at)
+    )
+    assert seen[-1] == (6, 6, 0.0)
