@@ -1,0 +1,75 @@
+"""A bank's training state as one safetensors file: weights, AdamW moments, losses and epoch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from safe_ray.files import replacing
+from safe_ray.heads.bank import POOLING_PARAMETERS
+from safe_ray.heads.optimiser import Moments
+from safe_ray.training.loop import MemberState, TrainingState
+
+
+def save_state(path: Path, state: TrainingState, owner: str) -> None:
+    """Write the state so that a reader finds the old one or this one whole.
+
+    Args:
+        path: the file.
+        state: what `train_bank` passes to `on_checkpoint`.
+        owner: a digest of what is being trained; `load_state` asks for the same.
+    """
+    tensors: dict[str, Tensor] = {}
+    about = []
+    for index, member in enumerate(state.members):
+        for name, tensor in member.head.items():
+            tensors[f"{index}.head.{name}"] = tensor.contiguous().clone()
+        if member.moments is not None:
+            for name, tensor in member.moments.first.items():
+                tensors[f"{index}.first.{name}"] = tensor.contiguous()
+            for name, tensor in member.moments.second.items():
+                tensors[f"{index}.second.{name}"] = tensor.contiguous()
+        updates = None if member.moments is None else member.moments.updates
+        # JSON has no NaN, and a failed member has a loss that is one.
+        losses = [loss if loss == loss else None for loss in member.losses]
+        about.append({"losses": losses, "failed": member.failed, "updates": updates})
+    metadata = {
+        "owner": owner,
+        "state": json.dumps({"epoch": state.epoch, "members": about}),
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def load_state(path: Path, owner: str) -> TrainingState | None:
+    """Read a state back, or return None if there is none for this `owner` that can be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("owner") != owner:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+    about = json.loads(metadata["state"])
+    members = []
+    for index, facts in enumerate(about["members"]):
+        head = {name: tensors[f"{index}.head.{name}"] for name in POOLING_PARAMETERS}
+        moments = None
+        if facts["updates"] is not None:
+            first, second = (
+                {
+                    name: tensors[f"{index}.{kind}.{name}"]
+                    for name in POOLING_PARAMETERS
+                    if f"{index}.{kind}.{name}" in tensors
+                }
+                for kind in ("first", "second")
+            )
+            moments = Moments(first, second, facts["updates"])
+        losses = [float("nan") if loss is None else loss for loss in facts["losses"]]
+        members.append(MemberState(head, moments, losses, facts["failed"]))
+    return TrainingState(about["epoch"], members)

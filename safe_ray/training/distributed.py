@@ -1,0 +1,157 @@
+"""A bank trained by several workers: Ray Data delivers the shards, Ray Train runs DDP.
+
+Each worker holds a part of the support set, with no row dropped to make the parts equal, and
+computes its part of every global batch; DistributedDataParallel averages the gradients, so that
+the result does not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from safe_ray.heads.bank import Bank
+from safe_ray.training.job import BankJob, TaskFacts, run_bank
+from safe_ray.training.loop import SupportShard
+
+_ROWS_AT_ONCE = 64
+_READER_CPUS = 0.05
+
+
+class DataParallel:
+    """The loop under `torch.distributed`, with the process group that is already set up."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.world_size = torch.distributed.get_world_size()
+        self.is_first = torch.distributed.get_rank() == 0
+        self._device = device
+
+    def wrap(self, bank: Bank) -> nn.Module:
+        """Return the bank under DistributedDataParallel."""
+        return DistributedDataParallel(
+            bank,
+            device_ids=[self._device] if self._device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the tensor summed over the workers."""
+        torch.distributed.all_reduce(tensor)
+        return tensor
+
+
+def support_keys(facts: TaskFacts) -> pa.Table:
+    """Return the support set as a table of position, sample digest and label."""
+    return pa.table(
+        {
+            "position": pa.array(range(len(facts.support)), pa.int64()),
+            "sample": pa.array(facts.support, pa.string()),
+            "label": pa.array(facts.support_labels, pa.int64()),
+        }
+    )
+
+
+def shard_bounds(total: int, workers: int) -> list[int]:
+    """Return the places that cut `total` rows into `workers` parts which differ by one at most."""
+    return [total * worker // workers for worker in range(1, workers)]
+
+
+def train_with_workers(
+    job: BankJob, workers: int, resources: dict[str, float], threads: int, max_failures: int
+) -> None:
+    """Train a bank under Ray Train's TorchTrainer and wait for its end.
+
+    Args:
+        job: which bank; its outcome lands in its folder.
+        workers: how many DDP workers.
+        resources: what each worker reserves, such as `{"CPU": 4, "GPU": 1}`.
+        threads: torch's threads in each worker.
+        max_failures: how often the workers may die and go on from the last checkpoint.
+    """
+    import ray.data
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    class UnequalShards(ray.train.DataConfig):
+        """Gives every worker its part of the keys, and drops none to make the parts equal."""
+
+        def configure(self, *_: Any, **__: Any) -> list[dict[str, Any]]:
+            return [{"support": part.iterator()} for part in parts]
+
+    keys = support_keys(TaskFacts.load(job.task_folder))
+    edges = [0, *shard_bounds(keys.num_rows, workers), keys.num_rows]
+    # Cut here: once the workers hold their CPUs, none may be left for a task that cuts.
+    parts = [
+        ray.data.from_arrow(keys.slice(first, last - first)).map_batches(
+            functools.partial(_read_maps, task_folder=str(job.task_folder)),
+            batch_size=_ROWS_AT_ONCE,
+            num_cpus=_READER_CPUS,
+        )
+        for first, last in itertools.pairwise(edges)
+    ]
+    use_gpu = resources.get("GPU", 0) > 0
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"job": job.to_json(), "threads": threads},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=600),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources
+        ),
+        datasets={"support": parts[0]},
+        dataset_config=UnequalShards(),
+        run_config=ray.train.RunConfig(
+            # No timestamp: a restarted trial goes on with the run of the same name.
+            name=f"{job.task_id}-bank-{job.bank:03d}-{job.digest[:8]}",
+            storage_path=str(job.folder / "train"),
+            failure_config=ray.train.FailureConfig(max_failures=max_failures),
+        ),
+    )
+    trainer.fit()
+
+
+def _read_maps(batch: dict[str, np.ndarray], task_folder: str) -> dict[str, np.ndarray]:
+    """Replace the keys of a batch of support samples by their dense maps."""
+    facts = TaskFacts.load(Path(task_folder))
+    samples = [str(sample) for sample in batch["sample"]]
+    maps = facts.store().read(samples, range(facts.views + 1))
+    return {"position": batch["position"], "label": batch["label"], "maps": maps}
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    import ray.train
+    from ray.train.torch import get_device
+
+    torch.set_num_threads(config["threads"])
+    device = get_device()
+    job = BankJob.from_json(config["job"])
+    facts = TaskFacts.load(job.task_folder)
+    shard = _collect(ray.train.get_dataset_shard("support"), facts, device)
+    run_bank(job, device, shard, DataParallel(device))
+    ray.train.report({"finished": 1})
+
+
+def _collect(iterator: Any, facts: TaskFacts, device: torch.device) -> SupportShard:
+    """Read the worker's shard once and keep it on the device."""
+    positions = [np.zeros(0, np.int64)]
+    labels = [np.zeros(0, np.int64)]
+    maps = [np.zeros((0, facts.views + 1, facts.tokens, facts.width), np.float16)]
+    for batch in iterator.iter_batches(batch_size=None):
+        positions.append(np.asarray(batch["position"]))
+        labels.append(np.asarray(batch["label"]))
+        maps.append(np.asarray(batch["maps"]))
+    return SupportShard(
+        torch.from_numpy(np.concatenate(maps)).to(device),
+        torch.from_numpy(np.concatenate(labels)).to(device),
+        torch.from_numpy(np.concatenate(positions)).to(device),
+        len(facts.support),
+    )

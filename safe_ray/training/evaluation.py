@@ -1,0 +1,66 @@
+"""Pooling dense maps with trained heads, in memory-bounded pieces, and their alpha rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from safe_ray.heads.bank import POOLING_PARAMETERS, HeadState, pool_bank, with_mean_token
+from safe_ray.heads.blending import AlphaRowSums, sum_alpha_row
+
+_SCRATCH_BYTES = 64 * 2**20
+_HEADS_AT_ONCE = 8
+
+
+@torch.no_grad()
+def pool_with_heads(
+    heads: Sequence[HeadState], num_heads: int, maps: Tensor, device: torch.device
+) -> Tensor:
+    """Pool every map with every head.
+
+    Args:
+        heads: K states with open_clip's parameter names, on any device.
+        num_heads: attention heads of the pooling.
+        maps: `[N, L, C]` dense maps of view 0, on any device and in any floating-point type.
+        device: where to compute.
+
+    Returns:
+        `[K, N, D]` float32 features on `device`, as the pooling returns them.
+    """
+    width = maps.shape[-1]
+    pooled = []
+    for first in range(0, len(heads), _HEADS_AT_ONCE):
+        group = heads[first : first + _HEADS_AT_ONCE]
+        state = {
+            name: torch.stack([head[name].float() for head in group]).to(device)
+            for name in POOLING_PARAMETERS
+        }
+        batch = max(1, _SCRATCH_BYTES // (4 * len(group) * num_heads * width))
+        parts = [
+            pool_bank(with_mean_token(part.to(device)), state, num_heads)
+            for part in maps.split(batch)
+        ]
+        pooled.append(torch.cat(parts, dim=1))
+    return torch.cat(pooled)
+
+
+def evaluate_alpha_rows(
+    heads: Sequence[HeadState],
+    original: HeadState,
+    num_heads: int,
+    maps: Tensor,
+    labels: Tensor,
+    classifier: Tensor,
+    logit_scale: float,
+    alphas: tuple[float, ...],
+) -> AlphaRowSums:
+    """Evaluate K heads at every alpha on the maps `[N, L, C]` of labelled samples `[N]`.
+
+    The computation runs on the classifier's device.
+    """
+    device = classifier.device
+    tuned = pool_with_heads(heads, num_heads, maps, device)
+    base = pool_with_heads([original], num_heads, maps, device)[0]
+    return sum_alpha_row(tuned, base, classifier, labels.to(device), logit_scale, alphas)

@@ -1,0 +1,293 @@
+"""The training loop of a bank, in plain PyTorch.
+
+The loop is the same for one process and for many: a `Parallel` says how to wrap the bank, and how
+to add up a tensor over the workers. Every global batch is drawn from the whole support set by a
+seed, and each worker computes the part of it that lies in its own shard, so that the gradients do
+not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from safe_ray.files import sha256_hex
+from safe_ray.heads.bank import Bank, HeadState, with_mean_token
+from safe_ray.heads.optimiser import BankOptimiser, Moments, Schedule
+
+
+@dataclass(frozen=True)
+class Member:
+    """One head of a bank to train.
+
+    Attributes:
+        lr: peak learning rate.
+        weight_decay: decoupled weight decay.
+        epochs: passes over the support set; a member that is done leaves the bank.
+        include: one flag a support sample, or None for all of them (see cross-validation).
+    """
+
+    lr: float
+    weight_decay: float
+    epochs: int
+    include: tuple[bool, ...] | None = None
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """What all members of a bank share.
+
+    Attributes:
+        batch_size: support samples a step, over all workers.
+        warmup: share of a member's steps with a rising learning rate, 0 to 1.
+        seed: draws the order and the view of every sample in every epoch.
+        trained: parameter names (see `safe_ray.heads.bank.select_parameters`).
+    """
+
+    batch_size: int
+    warmup: float
+    seed: int
+    trained: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SupportShard:
+    """The part of the support set that one worker holds.
+
+    Attributes:
+        maps: `[n, views, L, C]` dense maps in any floating-point type.
+        labels: `[n]` int64.
+        positions: `[n]` int64, each sample's place in the whole support set.
+        total: samples in the whole support set.
+    """
+
+    maps: Tensor
+    labels: Tensor
+    positions: Tensor
+    total: int
+
+
+@dataclass
+class MemberState:
+    """How far one member has come: weights, optimiser state, mean loss of each epoch so far."""
+
+    head: HeadState
+    moments: Moments | None = None
+    losses: list[float] = field(default_factory=list)
+    failed: bool = False
+
+
+@dataclass
+class TrainingState:
+    """All members after `epoch` whole epochs: what a checkpoint holds."""
+
+    epoch: int
+    members: list[MemberState]
+
+
+class Parallel(Protocol):
+    """How the loop runs on several workers."""
+
+    world_size: int
+    is_first: bool
+
+    def wrap(self, bank: Bank) -> nn.Module:
+        """Return a module whose backward pass averages the gradients over the workers."""
+        ...
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the tensor summed over the workers."""
+        ...
+
+
+class SingleProcess:
+    """The loop on one worker: nothing to wrap, nothing to add up."""
+
+    world_size = 1
+    is_first = True
+
+    def wrap(self, bank: Bank) -> nn.Module:
+        """Return the bank itself."""
+        return bank
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the tensor itself."""
+        return tensor
+
+
+def epoch_plan(seed: int, epoch: int, total: int, views: int) -> tuple[Tensor, Tensor]:
+    """Draw the order of the support samples in an epoch, and the view of each.
+
+    Returns:
+        order: `[total]` int64, a permutation of the positions.
+        view: `[total]` int64 in `[0, views)`, indexed by position.
+    """
+    generator = torch.Generator().manual_seed(int(sha256_hex(f"{seed}/{epoch}".encode())[:15], 16))
+    order = torch.randperm(total, generator=generator)
+    return order, torch.randint(views, (total,), generator=generator)
+
+
+def begin(initial: HeadState, members: int) -> TrainingState:
+    """Return the state before the first epoch: every member is the original pooling."""
+    return TrainingState(0, [MemberState(head=initial) for _ in range(members)])
+
+
+def train_bank(
+    members: Sequence[Member],
+    state: TrainingState,
+    shard: SupportShard,
+    classifier: Tensor,
+    num_heads: int,
+    logit_scale: float,
+    options: LoopOptions,
+    parallel: Parallel | None = None,
+    on_checkpoint: Callable[[TrainingState], None] | None = None,
+    checkpoint_seconds: float = 60.0,
+    on_epoch: Callable[[int], None] | None = None,
+) -> TrainingState:
+    """Train the members of a bank from `state` to the end of their schedules.
+
+    Args:
+        members: hyper-parameters, in the order of `state.members`.
+        state: where to begin (`begin`) or to go on from (a checkpoint).
+        shard: this worker's support samples, on the device to train on.
+        classifier: `[classes, D]` normalised text embeddings, on the same device.
+        num_heads: attention heads of the pooling.
+        logit_scale: the model's, already exponentiated.
+        options: what all members share.
+        parallel: how to run on several workers; None for one process.
+        on_checkpoint: called on the first worker at most every `checkpoint_seconds`, between two
+            epochs, with the state to keep.
+        checkpoint_seconds: see `on_checkpoint`.
+        on_epoch: called after each epoch with the number of whole epochs so far.
+
+    Returns:
+        The final state. A member whose loss or weights stopped being finite is marked failed and
+        left out from the next epoch on; the others are not touched by it.
+    """
+    parallel = parallel or SingleProcess()
+    device = shard.maps.device
+    total = shard.total
+    steps = -(-total // options.batch_size)
+    local = torch.full((total,), -1, dtype=torch.int64)
+    local[shard.positions.cpu()] = torch.arange(len(shard.positions))
+    include = torch.stack(
+        [
+            torch.ones(total) if member.include is None else torch.tensor(member.include).float()
+            for member in members
+        ]
+    )
+    schedules = [
+        Schedule(m.lr, m.epochs * steps, round(options.warmup * m.epochs * steps)) for m in members
+    ]
+    last_checkpoint = time.monotonic()
+
+    running = _Running.start(members, state, classifier, num_heads, logit_scale, options, parallel)
+    while running.active:
+        epoch = state.epoch
+        active = running.active
+        order, view = epoch_plan(options.seed, epoch, total, shard.maps.shape[1])
+        epoch_loss = torch.zeros(len(active), dtype=torch.float64, device=device)
+        for step, batch in enumerate(order.split(options.batch_size)):
+            counted = include[active][:, batch]
+            scale = parallel.world_size / counted.sum(dim=1, keepdim=True).clamp_min(1.0)
+            mine = local[batch] >= 0
+            rows = local[batch][mine]
+            tokens = with_mean_token(shard.maps[rows.to(device), view[batch][mine].to(device)])
+            loss: Tensor = running.module(
+                tokens, shard.labels[rows.to(device)], (counted * scale)[:, mine].to(device)
+            )
+            loss.sum().backward()
+            running.optimiser.step([schedules[i].at(epoch * steps + step) for i in active])
+            # DDP averages over the workers, so the loss carries the world size; take it out again.
+            share = counted.sum(dim=1) / parallel.world_size
+            epoch_loss += loss.detach().double() * share.to(device)
+
+        seen = include[active].sum(dim=1).clamp_min(1.0).to(device)
+        due = time.monotonic() - last_checkpoint >= checkpoint_seconds and parallel.is_first
+        flag = torch.tensor([float(due)], dtype=torch.float64, device=device)
+        summed = parallel.sum(torch.cat([epoch_loss, flag]))
+        losses = (summed[:-1] / seen).tolist()
+        for index, loss_value in zip(active, losses, strict=True):
+            state.members[index].losses.append(loss_value)
+            state.members[index].failed = not math.isfinite(loss_value)
+        state.epoch += 1
+        if on_epoch is not None:
+            on_epoch(state.epoch)
+
+        still = [i for i in active if _unfinished(members[i], state.members[i], state.epoch)]
+        if still != active or summed[-1] > 0:
+            running.store(state)
+        if summed[-1] > 0:
+            last_checkpoint = time.monotonic()
+            if parallel.is_first and on_checkpoint is not None:
+                on_checkpoint(state)
+        if still != active:
+            running = _Running.start(
+                members, state, classifier, num_heads, logit_scale, options, parallel
+            )
+    return state
+
+
+def _unfinished(member: Member, state: MemberState, epoch: int) -> bool:
+    return member.epochs > epoch and not state.failed
+
+
+@dataclass
+class _Running:
+    """The stacked bank of the members that are still training, and their places."""
+
+    active: list[int]
+    bank: Bank
+    module: nn.Module
+    optimiser: BankOptimiser
+
+    @staticmethod
+    def start(
+        members: Sequence[Member],
+        state: TrainingState,
+        classifier: Tensor,
+        num_heads: int,
+        logit_scale: float,
+        options: LoopOptions,
+        parallel: Parallel,
+    ) -> _Running:
+        active = [
+            index
+            for index, member in enumerate(members)
+            if _unfinished(member, state.members[index], state.epoch)
+        ]
+        heads = [state.members[index].head for index in active or range(1)]
+        bank = Bank(heads, num_heads, options.trained, classifier.cpu(), logit_scale)
+        bank = bank.to(classifier.device)
+        saved = [state.members[index].moments for index in active]
+        known = [moments for moments in saved if moments is not None]
+        if known and len(known) != len(saved):
+            raise ValueError("some members of the bank have optimiser state and some have none")
+        optimiser = BankOptimiser(
+            bank,
+            [members[index].weight_decay for index in active] or [0.0],
+            known or None,
+        )
+        return _Running(active, bank, parallel.wrap(bank) if active else bank, optimiser)
+
+    def store(self, state: TrainingState) -> None:
+        """Copy the active members' weights and optimiser state out of the stacked bank."""
+        for place, (index, moments) in enumerate(
+            zip(self.active, self.optimiser.moments(), strict=True)
+        ):
+            member = state.members[index]
+            member.head = {k: v.clone().cpu() for k, v in self.bank.head(place).items()}
+            member.moments = Moments(
+                {k: v.clone().cpu() for k, v in moments.first.items()},
+                {k: v.clone().cpu() for k, v in moments.second.items()},
+                moments.updates,
+            )
+            if not all(bool(member.head[name].isfinite().all()) for name in self.bank.trained):
+                member.failed = True

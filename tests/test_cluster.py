@@ -1,0 +1,273 @@
+"""Sharing a cluster out: a plan asks for nothing that is not there; joining is refused fast."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import safe_ray
+from safe_ray.cluster import (
+    _READING_CPUS,
+    ClusterResources,
+    Node,
+    TrialPlan,
+    authenticate,
+    connect,
+    plan_trials,
+)
+from safe_ray.errors import InputError
+
+GIGABYTE = 2**30
+
+
+def cluster(*nodes: tuple[float, float]) -> ClusterResources:
+    return ClusterResources(
+        tuple(Node(cpus, gpus, 16 * GIGABYTE) for cpus, gpus in nodes), 80.0 * GIGABYTE
+    )
+
+
+def plan(resources: ClusterResources, **asked: object) -> TrialPlan:
+    usual = {
+        "workers": 1,
+        "cpus_per_worker": "auto",
+        "gpus_per_worker": "auto",
+        "concurrent": "auto",
+    }
+    return plan_trials(resources, **{**usual, **asked})
+
+
+nodes = st.lists(
+    st.tuples(st.integers(1, 96).map(float), st.integers(0, 8).map(float)), min_size=1, max_size=5
+)
+auto = st.just("auto")
+amounts = st.sampled_from([0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 16.0])
+
+
+@given(
+    nodes=nodes,
+    workers=st.integers(1, 24),
+    cpus=auto | amounts,
+    gpus=auto | st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0]),
+    concurrent=auto | st.integers(1, 50),
+)
+def test_a_plan_never_exceeds_the_cluster(nodes, workers, cpus, gpus, concurrent):
+    resources = cluster(*nodes)
+    try:
+        made = plan(
+            resources,
+            workers=workers,
+            cpus_per_worker=cpus,
+            gpus_per_worker=gpus,
+            concurrent=concurrent,
+        )
+    except InputError:
+        return
+    nested = workers > 1
+    cpus_each = made.trial_cpus + (workers * made.cpus_per_worker if nested else 0)
+    gpus_each = made.trial_gpus + (workers * made.gpus_per_worker if nested else 0)
+    assert made.concurrent >= 1
+    assert made.concurrent * cpus_each <= resources.cpus + 1e-6
+    assert made.concurrent * gpus_each <= resources.gpus + 1e-6
+    assert concurrent == "auto" or made.concurrent <= concurrent
+    assert 1 <= made.threads <= max(1, made.cpus_per_worker)
+    assert made.memory >= 0
+    assert gpus == "auto" or made.gpus_per_worker == gpus
+    assert cpus == "auto" or made.cpus_per_worker == cpus
+    # Every worker stands on one node, so the workers must fit node by node too.
+    places = [room(node, 0.0, made) for node in resources.nodes]
+    assert made.concurrent * workers <= sum(places)
+    # Wherever Ray puts the trials' own processes, the workers of one of them find their places.
+    overhead = made.concurrent * (made.trial_cpus + _READING_CPUS) if nested else 0.0
+    for place, node in zip(places, resources.nodes, strict=True):
+        assert sum(places) - place + room(node, min(overhead, node.cpus), made) >= workers
+
+
+def room(node: Node, taken: float, made: TrialPlan) -> int:
+    """Workers that a node holds when that many of its CPUs are taken."""
+    by_cpu = int((node.cpus - taken + 1e-5) / made.cpus_per_worker)
+    if not made.gpus_per_worker:
+        return by_cpu
+    return min(by_cpu, int((node.gpus + 1e-5) / made.gpus_per_worker))
+
+
+@given(nodes=nodes)
+def test_as_many_workers_as_cores_always_fit_without_gpus(nodes):
+    resources = cluster(*[(cpus, 0.0) for cpus, _ in nodes][:1])
+    assert plan(resources, workers=int(resources.cpus)).concurrent == 1
+
+
+def test_two_cores_train_two_banks_with_a_thread_each():
+    made = plan(cluster((2, 0)))
+    assert (made.concurrent, made.trial_cpus, made.trial_gpus, made.threads) == (2, 1, 0, 1)
+
+
+def test_two_workers_on_two_cores_leave_room_for_the_trial_and_the_reading():
+    made = plan(cluster((2, 0)), workers=2)
+    assert made.concurrent == 1
+    assert 2 * made.cpus_per_worker + made.trial_cpus < 2
+    assert made.cpus_per_worker > 0.5
+
+
+def test_a_worker_takes_a_gpu_where_there_are_some_and_its_share_of_the_cores():
+    made = plan(cluster((16, 4)))
+    assert (made.concurrent, made.trial_cpus, made.trial_gpus) == (4, 4, 1)
+
+
+def test_gpus_can_be_shared():
+    assert plan(cluster((16, 1)), gpus_per_worker=0.25, cpus_per_worker=1).concurrent == 4
+
+
+def test_too_many_workers_are_refused_with_what_there_is_and_what_is_missing():
+    with pytest.raises(InputError) as caught:
+        plan(cluster((2, 0)), workers=16)
+    said = str(caught.value)
+    assert "training.workers=16" in said
+    assert "2 CPUs and no GPU" in said
+    assert "missing" in said
+    assert "\n" not in said
+
+
+def test_the_refusal_counts_what_the_trial_and_the_reading_take():
+    with pytest.raises(InputError) as caught:
+        plan(cluster((2, 0)), workers=4, cpus_per_worker=1.0)
+    assert str(caught.value) == (
+        "training.workers=4 needs 4.3 CPUs at once, but the cluster has 2 CPUs and no GPU on "
+        "1 node (missing: 2.3 CPUs): ask for fewer workers, for less of training.cpus_per_worker "
+        "or training.gpus_per_worker, or for a larger cluster."
+    )
+
+
+def test_a_node_with_many_cores_and_no_gpu_does_not_starve_the_one_with_gpus():
+    made = plan(cluster((4, 4), (60, 0)))
+    assert (made.concurrent, made.trial_cpus, made.trial_gpus) == (4, 1, 1)
+
+
+def test_gpus_that_are_not_there_are_refused():
+    with pytest.raises(InputError, match="missing: 1 GPU"):
+        plan(cluster((8, 0)), gpus_per_worker=1)
+
+
+def test_a_worker_larger_than_any_node_is_refused():
+    with pytest.raises(InputError, match="no way to place them"):
+        plan(cluster((4, 0), (4, 0)), cpus_per_worker=6)
+
+
+def test_a_cluster_without_cpus_is_refused():
+    with pytest.raises(InputError, match="no CPU"):
+        plan(cluster((0, 1)))
+
+
+def test_a_local_ray_gets_a_token_that_ends_with_it(tmp_path: Path):
+    environment = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}
+    authenticate(environment, joining=False)
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert len(environment["RAY_AUTH_TOKEN"]) == 64
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_running_cluster_is_given_the_token_there_is(tmp_path: Path):
+    token = tmp_path / "token"
+    without = {"RAY_AUTH_TOKEN_PATH": str(token)}
+    authenticate(without, joining=True)
+    assert without["RAY_AUTH_MODE"] == "disabled"
+    token.write_text("secret")
+    environment = {"RAY_AUTH_TOKEN_PATH": str(token)}
+    authenticate(environment, joining=True)
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert "RAY_AUTH_TOKEN" not in environment
+
+
+def test_what_the_user_says_about_authentication_stands():
+    environment = {"RAY_AUTH_MODE": "disabled"}
+    authenticate(environment, joining=False)
+    assert environment == {"RAY_AUTH_MODE": "disabled"}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:10001", "no-such-host:6379"])
+def test_an_address_without_a_cluster_is_refused_soon(address: str):
+    began = time.monotonic()
+    with pytest.raises(InputError) as caught:
+        connect(address, None)
+    assert address in str(caught.value)
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("http://127.0.0.1:8265", "is not a cluster's own: write host:6379"),
+        ("127.0.0.1", "has no port: write host:6379"),
+        ("127.0.0.1:head", "has no port 'head'"),
+        ("127.0.0.1:99999", "has no port '99999'"),
+    ],
+)
+def test_what_cannot_be_a_clusters_address_is_refused(
+    address: str, reason: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(InputError, match=reason):
+        connect(None, None)
+
+
+def test_a_local_ray_is_private_and_leaves_nothing_in_the_home_folder(tmp_path: Path):
+    """A process of its own, since it must be the first there to start Ray."""
+    code = (
+        "import ray\n"
+        "from safe_ray.cluster import connect\n"
+        "print(connect(None, 1))\n"
+        "echo = ray.remote(lambda: __import__('os').environ['RAY_AUTH_MODE'])\n"
+        "print(ray.get(echo.remote()))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=Path(safe_ray.__file__).resolve().parent.parent,
+        env={**environment, "HOME": str(tmp_path)},
+    )
+    assert result.stdout.splitlines() == ["1 CPU and no GPU on 1 node", "token"], result.stderr
+    assert not (tmp_path / ".ray").exists()
+
+
+@pytest.mark.slow
+def test_a_plan_for_two_small_nodes_is_placed_on_them():
+    """Two workers, two nodes of one core each: the trial and the reading find room beside them."""
+    code = (
+        "import ray\n"
+        "from ray.cluster_utils import Cluster\n"
+        "from ray.util.placement_group import placement_group\n"
+        "from safe_ray.cluster import connect, plan_trials\n"
+        "head = {'num_cpus': 1, 'include_dashboard': False}\n"
+        "nodes = Cluster(initialize_head=True, head_node_args=head)\n"
+        "nodes.add_node(num_cpus=1)\n"
+        "resources = connect(nodes.address, None)\n"
+        "plan = plan_trials(resources, 2, 'auto', 'auto', 'auto')\n"
+        "trial = placement_group([{'CPU': plan.trial_cpus}])\n"
+        "ray.get(trial.ready(), timeout=60)\n"
+        "workers = placement_group([{'CPU': plan.cpus_per_worker}] * 2)\n"
+        "ray.get(workers.ready(), timeout=60)\n"
+        "read = ray.remote(num_cpus=0.2)(lambda: 'read')\n"
+        "print(resources, plan.concurrent, ray.get(read.remote(), timeout=60), sep='; ')\n"
+        "ray.shutdown()\n"
+        "nodes.shutdown()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        cwd=Path(safe_ray.__file__).resolve().parent.parent,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+    )
+    assert result.stdout.splitlines()[-1:] == ["2 CPUs and no GPU on 2 nodes; 1; read"], (
+        result.stderr
+    )

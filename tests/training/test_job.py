@@ -1,0 +1,161 @@
+"""A bank's files: what it leaves, that it does nothing twice, and how it cross-validates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safe_ray.heads.artifact import load_head
+from safe_ray.heads.blending import blend_logits
+from safe_ray.heads.selection import best_point
+from safe_ray.specs import HyperParameters
+from safe_ray.training import job as job_module
+from safe_ray.training.evaluation import pool_with_heads
+from safe_ray.training.job import (
+    CHECKPOINT,
+    BankJob,
+    BankOutcome,
+    TaskFacts,
+    bank_members,
+    fold_of,
+    load_pooling,
+    run_bank,
+)
+from safe_ray.training.loop import TrainingState
+from tests.heads.test_bank import HEADS, classifier
+from tests.training.tasks import CANDIDATES, device, write_task
+
+
+def test_a_bank_leaves_heads_and_an_outcome(tmp_path: Path) -> None:
+    job = write_task(tmp_path)
+    run_bank(job, device())
+    outcome = BankOutcome.load(job.folder)
+    assert outcome is not None
+    assert outcome.samples == 14
+    assert [c.hyper_parameters for c in outcome.candidates] == list(CANDIDATES)
+    for candidate in outcome.candidates:
+        assert len(candidate.losses) == candidate.hyper_parameters.epochs
+        assert candidate.row is not None
+        assert candidate.best == best_point(candidate.row, 14)
+        _, card = load_head(job.folder / str(candidate.head))
+        assert card["alpha"] == candidate.row.alphas[candidate.best]
+        assert card["hyper_parameters"]["lr"] == candidate.hyper_parameters.lr
+    zero_shot = {candidate.row.accuracy[0] for candidate in outcome.candidates if candidate.row}
+    assert len(zero_shot) == 1  # at alpha = 0 every head is the original pooling
+    assert not (job.folder / CHECKPOINT).exists()
+
+
+def test_the_row_in_the_outcome_is_what_the_stored_head_gives(tmp_path: Path) -> None:
+    job = write_task(tmp_path)
+    run_bank(job, device())
+    facts = TaskFacts.load(job.task_folder)
+    maps = torch.from_numpy(facts.store().read(facts.validation, (0,)))[:, 0]
+    original = pool_with_heads([load_pooling(Path(job.sweep))], HEADS, maps, device())[0]
+    labels = torch.tensor(facts.validation_labels)
+    outcome = BankOutcome.load(job.folder)
+    assert outcome is not None
+    for candidate in outcome.candidates:
+        head, _ = load_head(job.folder / str(candidate.head))
+        tuned = pool_with_heads([head], HEADS, maps, device())[0]
+        assert candidate.row is not None
+        for alpha, accuracy in zip(candidate.row.alphas, candidate.row.accuracy, strict=True):
+            logits = blend_logits(tuned, original, classifier(), 20.0, alpha)
+            assert (logits.argmax(-1) == labels).float().mean().item() == pytest.approx(accuracy)
+
+
+def test_a_finished_bank_is_not_trained_again(tmp_path: Path) -> None:
+    job = write_task(tmp_path)
+    run_bank(job, device())
+    before = (job.folder / "outcome.json").stat().st_mtime_ns
+    run_bank(job, device())
+    assert (job.folder / "outcome.json").stat().st_mtime_ns == before
+
+
+def test_a_killed_bank_goes_on_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write_task(tmp_path / "whole")
+    run_bank(replace(whole, checkpoint_seconds=0.0), device())
+    job = replace(write_task(tmp_path / "killed"), checkpoint_seconds=0.0)
+    save = job_module.save_state
+
+    def save_then_die(path: Path, state: TrainingState, owner: str) -> None:
+        save(path, state, owner)
+        if state.epoch == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job_module, "save_state", save_then_die)
+        with pytest.raises(KeyboardInterrupt):
+            run_bank(job, device())
+    epochs: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(job_module, "save_state", lambda _, state, __: epochs.append(state.epoch))
+        run_bank(job, device())
+    assert min(epochs) == 4
+    first, second = BankOutcome.load(whole.folder), BankOutcome.load(job.folder)
+    assert first is not None
+    assert second is not None
+    assert first.candidates == second.candidates
+
+
+def test_a_diverged_candidate_is_failed_and_its_neighbours_are_not(tmp_path: Path) -> None:
+    job = write_task(tmp_path)
+    wild = HyperParameters(1e30, 0.0, 3, 0.5)
+    run_bank(replace(job, candidates=(CANDIDATES[0], wild, CANDIDATES[1])), device())
+    outcome = BankOutcome.load(job.folder)
+    assert outcome is not None
+    assert [candidate.failed for candidate in outcome.candidates] == [False, True, False]
+    assert outcome.candidates[1].head is None
+    assert math.isnan(outcome.candidates[1].losses[-1])
+
+
+def test_cross_validation_scores_each_support_sample_by_a_head_that_never_saw_it(
+    tmp_path: Path,
+) -> None:
+    job = write_task(tmp_path, mode="cross")
+    facts = TaskFacts.load(job.task_folder)
+    members = bank_members(facts, job.candidates)
+    assert len(members) == len(CANDIDATES) * (1 + facts.folds)
+    assert all(member.include is None for member in members[: len(CANDIDATES)])
+    left_out = [
+        [i for i, included in enumerate(member.include or ()) if not included]
+        for member in members[len(CANDIDATES) :: len(CANDIDATES)]
+    ]
+    assert sorted(i for fold in left_out for i in fold) == list(range(len(facts.support)))
+
+    run_bank(job, device())
+    outcome = BankOutcome.load(job.folder)
+    assert outcome is not None
+    assert outcome.samples == len(facts.support)
+    # The stored heads have seen all of the support set: the same as without cross-validation.
+    plain = write_task(tmp_path / "plain")
+    run_bank(plain, device())
+    for candidate in outcome.candidates:
+        head, _ = load_head(job.folder / str(candidate.head))
+        expected, _ = load_head(plain.folder / str(candidate.head))
+        assert torch.allclose(
+            head["c_proj.weight"], expected["c_proj.weight"], rtol=1e-3, atol=1e-5
+        )
+
+
+@given(labels=st.lists(st.integers(0, 6), min_size=1, max_size=60), folds=st.integers(2, 5))
+def test_folds_are_balanced_within_every_class(labels: list[int], folds: int) -> None:
+    assigned = fold_of(labels, folds)
+    for label in set(labels):
+        counts = [
+            sum(a == fold and b == label for a, b in zip(assigned, labels, strict=True))
+            for fold in range(folds)
+        ]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_a_job_survives_the_way_to_a_worker() -> None:
+    job = BankJob("/sweep", "task", 2, CANDIDATES, 5.0)
+    assert BankJob.from_json(job.to_json()) == job
