@@ -1,0 +1,22 @@
+"""What a sweep prints and writes when it ends: every task's result, and means over seeds."""
+
+from safe_ray.report.summary import (
+    BestCandidate,
+    TaskResult,
+    TestResult,
+    ValidationResult,
+    read_summary,
+    write_summary,
+)
+from safe_ray.report.tables import print_table, write_report
+
+__all__ = [
+    "BestCandidate",
+    "TaskResult",
+    "TestResult",
+    "ValidationResult",
+    "print_table",
+    "read_summary",
+    "write_report",
+    "write_summary",
+]

@@ -1,0 +1,224 @@
+"""The table of a sweep, on the console, as Markdown and as Parquet.
+
+One row a data set and number of shots: means over seeds in per cent, with 95% intervals. The last
+row for every number of shots averages over the data sets, seed by seed, and takes the interval
+over these averages.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from safe_ray.files import replacing, write_atomically
+from safe_ray.report.intervals import Interval, mean_interval, paired_difference
+from safe_ray.report.summary import TaskResult, TestResult, in_order, write_summary
+
+MARKDOWN_FILE = "results.md"
+PARQUET_FILE = "results.parquet"
+
+COLUMNS = (
+    "data set",
+    "shots",
+    "seeds",
+    "zero-shot",
+    "tuned only (alpha = 1)",
+    "SAFE",
+    "SAFE minus zero-shot",
+)
+AVERAGE = "average"
+NOTE = (
+    "Test accuracy in per cent, mean over seeds ± half of the 95% interval (Student's t); the "
+    "difference is paired by seed. One seed has no interval."
+)
+_WIDTH_OF_A_FILE = 132
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: a data set, or the average over data sets, at one number of shots.
+
+    The intervals are over seeds and in [0, 1] (the difference in [-1, 1]).
+    """
+
+    dataset: str
+    shots: int
+    seeds: int
+    zero_shot: Interval
+    tuned_only: Interval
+    safe: Interval
+    gain: Interval
+    is_average: bool = False
+
+
+def summarise(results: Sequence[TaskResult]) -> list[Row]:
+    """Return a row for each data set and number of shots, then the averages over data sets.
+
+    An average uses the seeds that every data set has at this number of shots. Where there is no
+    such seed it averages the data sets' means and has no interval. One data set has no average.
+    """
+    ordered = in_order(results)
+    groups: dict[tuple[str, int], list[TaskResult]] = {}
+    for result in ordered:
+        groups.setdefault((result.dataset, result.shots), []).append(result)
+    rows = [
+        _row(dataset, shots, [result.test for result in group])
+        for (dataset, shots), group in groups.items()
+    ]
+    for shots in sorted({shots for _, shots in groups}):
+        members = [group for (_, other), group in groups.items() if other == shots]
+        if len(members) > 1:
+            rows.append(_average(shots, members))
+    return rows
+
+
+def _row(dataset: str, shots: int, tests: Sequence[TestResult], is_average: bool = False) -> Row:
+    zero_shot = [test.zero_shot for test in tests]
+    safe = [test.safe for test in tests]
+    return Row(
+        dataset=dataset,
+        shots=shots,
+        seeds=len(tests),
+        zero_shot=mean_interval(zero_shot),
+        tuned_only=mean_interval([test.tuned_only for test in tests]),
+        safe=mean_interval(safe),
+        gain=paired_difference(safe, zero_shot),
+        is_average=is_average,
+    )
+
+
+def _average(shots: int, members: Sequence[Sequence[TaskResult]]) -> Row:
+    by_seed = [{result.seed: result.test for result in group} for group in members]
+    common = sorted(set.intersection(*(set(tests) for tests in by_seed)))
+    if common:
+        tests = [_mean_test([tests[seed] for tests in by_seed]) for seed in common]
+    else:
+        tests = [_mean_test([_mean_test(list(tests.values())) for tests in by_seed])]
+    return _row(AVERAGE, shots, tests, is_average=True)
+
+
+def _mean_test(tests: Sequence[TestResult]) -> TestResult:
+    def mean(value: Callable[[TestResult], float]) -> float:
+        return mean_interval([value(test) for test in tests]).mean
+
+    return TestResult(
+        zero_shot=mean(lambda test: test.zero_shot),
+        tuned_only=mean(lambda test: test.tuned_only),
+        safe=mean(lambda test: test.safe),
+        samples=sum(test.samples for test in tests),
+    )
+
+
+def _per_cent(interval: Interval, signed: bool = False) -> str:
+    mean = f"{100 * interval.mean:+.1f}" if signed else f"{100 * interval.mean:.1f}"
+    return mean if interval.half_width is None else f"{mean} ± {100 * interval.half_width:.1f}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.dataset,
+        str(row.shots),
+        "one seed" if row.seeds == 1 else str(row.seeds),
+        _per_cent(row.zero_shot),
+        _per_cent(row.tuned_only),
+        _per_cent(row.safe),
+        _per_cent(row.gain, signed=True),
+    )
+
+
+def print_table(results: Sequence[TaskResult], file: IO[str] | None = None) -> None:
+    """Print the table, with colours only on a terminal and in ASCII where UTF-8 is not spoken."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    file = sys.stdout if file is None else file
+    terminal = file.isatty()
+    unicode = (getattr(file, "encoding", None) or "utf-8").lower().startswith("utf")
+
+    def spoken(text: str) -> str:
+        return text if unicode else text.replace("±", "+/-").encode("ascii", "replace").decode()
+
+    table = Table(
+        box=box.SIMPLE_HEAD if unicode else box.ASCII,
+        caption=spoken(NOTE),
+        caption_justify="left",
+        title=None,
+    )
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name == "data set" else "right", no_wrap=True)
+    previous: Row | None = None
+    for row in summarise(results):
+        if previous is not None and row.is_average and not previous.is_average:
+            table.add_section()
+        # Names are data: their brackets are not rich's markup.
+        table.add_row(
+            *(spoken(cell).replace("[", r"\[") for cell in _cells(row)),
+            style="bold" if row.is_average else None,
+        )
+        previous = row
+    console = Console(
+        file=file,
+        width=None if terminal else _WIDTH_OF_A_FILE,
+        no_color=None if terminal else True,
+        highlight=False,
+    )
+    console.print(table)
+
+
+def markdown(results: Sequence[TaskResult]) -> str:
+    """Return the table as GitHub's Markdown, with a note on how to read it."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|:--" + "|--:" * (len(COLUMNS) - 1) + "|"]
+    for row in summarise(results):
+        cells = [cell.replace("|", r"\|") for cell in _cells(row)]
+        lines.append("| " + " | ".join(f"**{c}**" if row.is_average else c for c in cells) + " |")
+    return "\n".join([*lines, "", NOTE, ""])
+
+
+def flat(result: TaskResult) -> dict[str, object]:
+    """Return one task's entry with `best.lr` as `best_lr` and so on, for a table."""
+    entry: dict[str, object] = {}
+    for key, value in result.to_json().items():
+        if isinstance(value, dict):
+            entry.update({f"{key}_{name}": inner for name, inner in value.items()})
+        else:
+            entry[key] = value
+    return entry
+
+
+def write_report(results: Sequence[TaskResult], folder: Path) -> list[Path]:
+    """Write `summary.json`, `results.parquet` and `results.md`, and return their paths."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    summary = write_summary(results, folder)
+    parquet = folder / PARQUET_FILE
+    schema = pa.schema(
+        [
+            ("dataset", pa.string()),
+            ("shots", pa.int32()),
+            ("seed", pa.int64()),
+            ("episode_digest", pa.string()),
+            ("best_lr", pa.float64()),
+            ("best_weight_decay", pa.float64()),
+            ("best_epochs", pa.int32()),
+            ("best_alpha", pa.float64()),
+            ("validation_accuracy", pa.float64()),
+            ("validation_nll", pa.float64()),
+            ("test_zero_shot", pa.float64()),
+            ("test_tuned_only", pa.float64()),
+            ("test_safe", pa.float64()),
+            ("test_samples", pa.int32()),
+            ("head", pa.string()),
+            ("mlflow_run_id", pa.string()),
+        ]
+    )
+    table = pa.Table.from_pylist([flat(result) for result in in_order(results)], schema=schema)
+    with replacing(parquet) as temporary:
+        pq.write_table(table, temporary)
+    text = folder / MARKDOWN_FILE
+    write_atomically(text, markdown(results))
+    return [summary, parquet, text]

@@ -1,0 +1,1 @@
+"""What a sweep leaves in MLflow. Only the driver writes, through one connection."""

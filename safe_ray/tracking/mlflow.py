@@ -1,0 +1,502 @@
+"""A sweep in MLflow: one experiment, a run a task, a child run a candidate head.
+
+    experiment
+      run "system"                    kind sweep: versions and devices, as parameters
+      run <task>                      kind task: the winner, the test report, artifact head/
+        run <candidate>               kind candidate: hyper-parameters, curves, artifact head/
+    registered model <sweep>-<task>   one version, the winner's head, with the alias `best`
+
+The facts of the system stand on a run of their own and not in the experiment's tags: MLflow shows
+a run's parameters as a table that can be searched and compared between two machines, and an
+experiment's tags as a row of chips cut off at the window's edge. Runs of tasks stay at the top
+level, so that the run list is the list of tasks.
+
+Whatever moment the driver is killed at, the same calls again leave the same runs. Three things
+make that so: a run is created in one transaction together with the tags that it is found by; it is
+marked as ended only after all else is written, so that a run which is still "running" is known to
+be half-written and is completed; and every metric of a run carries the time at which the run
+began, so that the database recognises a row that it already has.
+
+Only `MlflowClient` is used: the fluent interface keeps a stack of active runs a thread and obeys
+MLFLOW_RUN_ID, both of which would move results into somebody else's run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from safe_ray.errors import InputError
+from safe_ray.tracking.connection import (
+    check_reachable,
+    displayed,
+    first_line,
+    normalise_uri,
+    prepare_environment,
+    quiet_migration,
+    sqlite_file,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+KIND, SWEEP, TASK, CANDIDATE = (
+    "safe_ray.kind",
+    "safe_ray.sweep",
+    "safe_ray.task",
+    "safe_ray.candidate",
+)
+FACTS, RUN, HEAD_DIGEST = "safe_ray.facts", "safe_ray.run", "safe_ray.head"
+HEAD_FOLDER = "head"
+PARENT_RUN = "mlflow.parentRunId"
+
+Heads = Literal["all", "best", "none"]
+Curve = Sequence[float] | Mapping[int, float]
+
+_METRICS_A_BATCH, _PARAMS_A_BATCH, _RUNS_A_PAGE, _VERSIONS_A_PAGE = 1000, 100, 1000, 100
+_ENDED = {"FINISHED", "FAILED"}
+
+
+def model_name(sweep: str, task_id: str) -> str:
+    """Return the name of a task's registered model, without what a `models:/` URI cannot hold."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"safe_ray-{sweep}-{task_id}").strip("-")
+
+
+@dataclass
+class _Known:
+    """What is known of a run without asking again."""
+
+    run_id: str
+    start_ms: int
+    artifact_uri: str
+    ended: bool
+    params: frozenset[str]
+
+
+class Tracker:
+    """Writes one sweep to MLflow, from one thread at a time.
+
+    Args:
+        uri: any tracking URI; a relative SQLite path starts at the working directory.
+        experiment: name of the experiment, one a sweep.
+        sweep: name of the sweep; runs are found again by it.
+        heads: which heads are stored as artifacts. `all`: of every candidate and the winner;
+            `best`: of the winner; `none`: of nobody, and no model is registered either.
+        artifact_root: folder or URI for a new experiment's artifacts. None: `mlartifacts/` beside a
+            SQLite database, otherwise what the server chooses.
+
+    Attributes:
+        uri: the tracking URI with an absolute path, as `mlflow ui --backend-store-uri` takes it.
+        experiment_id: MLflow's, after `open`.
+
+    Raises:
+        InputError: the URI is one that MLflow cannot write (see `connection.normalise_uri`); and
+            from every method, MLflow stopped answering or refused something.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        sweep: str,
+        heads: Heads = "all",
+        artifact_root: str | None = None,
+    ) -> None:
+        self.uri = normalise_uri(uri)
+        self.experiment = experiment
+        self.sweep = sweep
+        self.heads = heads
+        self.artifact_root = artifact_root
+        self.experiment_id = ""
+        self._client: MlflowClient | None = None
+        self._tasks: dict[str, _Known] = {}
+        self._candidates: dict[str, dict[str, _Known]] = {}
+
+    def open(self) -> None:
+        """Reach the server or database, create the experiment, find the runs there are.
+
+        Takes some seconds for a new SQLite database, whose tables it creates. Calling it again
+        does nothing.
+
+        Raises:
+            InputError: nobody answers at the URI within 5 seconds, the database cannot be written,
+                its schema is another version's, or the experiment was deleted.
+        """
+        if self._client is not None:
+            return
+        prepare_environment()
+        check_reachable(self.uri)
+        with self._telling("open the experiment"), quiet_migration():
+            from mlflow import MlflowClient
+
+            client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            self.experiment_id = self._open_experiment(client)
+            runs = self._search(client, {SWEEP: self.sweep, KIND: "task"})
+        # MLflow lists the newest first: where a duplicate was made by hand, the oldest counts.
+        self._tasks = {run.data.tags[TASK]: _known(run) for run in runs}
+        self._client = client
+
+    def log_system(self, facts: Mapping[str, str]) -> None:
+        """Record versions and devices, once: the same facts again find the run that holds them.
+
+        Other facts, after an upgrade or on another machine, get a run of their own.
+        """
+        digest = _digest(json.dumps(dict(facts), sort_keys=True).encode())
+        client = self._opened()
+        with self._telling("record the system's versions"):
+            wanted = {SWEEP: self.sweep, KIND: "sweep", FACTS: digest}
+            found = self._search(client, wanted)
+            known = _known(found[-1]) if found else self._create("system", wanted)
+            if not known.ended:
+                self._log(known, facts, [])
+                client.set_terminated(known.run_id, "FINISHED")
+
+    def start_task(
+        self,
+        task_id: str,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+    ) -> str:
+        """Return the id of the task's run, which is created unless the sweep has it already."""
+        self._opened()
+        with self._telling(f"start the run of {task_id}"):
+            known = self._tasks.get(task_id)
+            if known is None:
+                own = {SWEEP: self.sweep, KIND: "task", TASK: task_id}
+                known = self._create(name, {**tags, **own})
+                self._tasks[task_id] = known
+                self._candidates[task_id] = {}
+            self._log(known, params, [])
+        return known.run_id
+
+    def log_candidate(
+        self,
+        task_id: str,
+        candidate_id: str,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        curves: Mapping[str, Curve],
+        head: Path | None,
+        failed: bool = False,
+    ) -> str:
+        """Record one candidate head as a child run of its task, and return the run's id.
+
+        Args:
+            task_id: a task that `start_task` was called for.
+            candidate_id: unique within the task, the same whenever the sweep goes on.
+            name: what the run is called in the UI.
+            tags: data set, shots, seed, backbone, ...
+            params: hyper-parameters.
+            metrics: one number each.
+            curves: numbers over steps; a sequence has the steps 0, 1, ..., a mapping names them.
+                The names must differ from those of `metrics`. NaN is kept as NaN.
+            head: the folder that is stored as artifact `head/` when all heads are, or None.
+            failed: the candidate diverged; its run ends as FAILED.
+        """
+        client = self._opened()
+        task = self._task(task_id)
+        with self._telling(f"record the candidate {candidate_id} of {task_id}"):
+            children = self._children(client, task_id)
+            known = children.get(candidate_id)
+            if known is not None and known.ended:
+                return known.run_id
+            if known is None:
+                own = {
+                    SWEEP: self.sweep,
+                    KIND: "candidate",
+                    TASK: task_id,
+                    CANDIDATE: candidate_id,
+                    PARENT_RUN: task.run_id,
+                }
+                known = self._create(name, {**tags, **own})
+                children[candidate_id] = known
+            self._log(known, params, _points(metrics, curves, known.start_ms))
+            if head is not None and self.heads == "all":
+                self._store_head(known, head)
+            client.set_terminated(known.run_id, "FAILED" if failed else "FINISHED")
+            known.ended = True
+        return known.run_id
+
+    def finish_task(
+        self,
+        task_id: str,
+        metrics: Mapping[str, float],
+        params: Mapping[str, Any],
+        head: Path,
+        model_name: str | None,
+        alias: str = "best",
+    ) -> str:
+        """Record a task's result, register the winner's head, and return the id of the task's run.
+
+        The registered model's version is the artifact `head/` of the task's run, and carries the
+        head's digest: the same head again is the same version. It has no MLmodel file: downloading
+        a version needs none, and no flavour of MLflow could run a head without its backbone.
+        Without a `model_name` the head is stored and nothing is registered.
+        """
+        client = self._opened()
+        known = self._task(task_id)
+        with self._telling(f"record the result of {task_id}"):
+            self._log(known, params, _points(metrics, {}, known.start_ms))
+            if self.heads != "none" and model_name is not None:
+                self._register(client, known, head, model_name, alias)
+            elif self.heads != "none":
+                self._store_head(known, head)
+            client.set_terminated(known.run_id, "FINISHED")
+            known.ended = True
+        return known.run_id
+
+    def run_id(self, task_id: str) -> str:
+        """Return the id of a task's run."""
+        return self._task(task_id).run_id
+
+    def close(self) -> None:
+        """Forget the connection; `open` makes another."""
+        self._client = None
+        self._tasks.clear()
+        self._candidates.clear()
+
+    def _opened(self) -> MlflowClient:
+        if self._client is None:
+            raise RuntimeError("Tracker.open() has not been called")
+        return self._client
+
+    def _task(self, task_id: str) -> _Known:
+        if task_id not in self._tasks:
+            raise ValueError(f"start_task({task_id!r}, ...) has not been called")
+        return self._tasks[task_id]
+
+    def _open_experiment(self, client: MlflowClient) -> str:
+        from mlflow.exceptions import MlflowException
+
+        experiment = client.get_experiment_by_name(self.experiment)
+        if experiment is None:
+            try:
+                return client.create_experiment(self.experiment, self._artifact_location())
+            except MlflowException:
+                experiment = client.get_experiment_by_name(self.experiment)
+                if experiment is None:
+                    raise
+        if experiment.lifecycle_stage != "active":
+            raise InputError(
+                f"The MLflow experiment {self.experiment!r} at {displayed(self.uri)} was deleted: "
+                "restore it with `mlflow experiments restore --experiment-id "
+                f"{experiment.experiment_id}`, or give the sweep another name."
+            )
+        return experiment.experiment_id
+
+    def _artifact_location(self) -> str | None:
+        root = self.artifact_root
+        database = sqlite_file(self.uri)
+        if root is None and database is not None:
+            root = str(database.parent / "mlartifacts")
+        if root is None:
+            return None
+        folder = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.experiment)
+        if len(urlsplit(root).scheme) > 1:
+            return f"{root.rstrip('/')}/{folder}"
+        return (Path(root).expanduser().absolute() / folder).as_uri()
+
+    def _search(self, client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:
+        runs: list[Run] = []
+        token: str | None = None
+        condition = " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items())
+        while True:
+            page = client.search_runs(
+                [self.experiment_id], condition, max_results=_RUNS_A_PAGE, page_token=token
+            )
+            runs.extend(page)
+            token = page.token
+            if not token:
+                return runs
+
+    def _children(self, client: MlflowClient, task_id: str) -> dict[str, _Known]:
+        if task_id not in self._candidates:
+            tags = {SWEEP: self.sweep, KIND: "candidate", TASK: task_id}
+            runs = self._search(client, tags)
+            self._candidates[task_id] = {run.data.tags[CANDIDATE]: _known(run) for run in runs}
+        return self._candidates[task_id]
+
+    def _create(self, name: str, tags: Mapping[str, str]) -> _Known:
+        run = self._opened().create_run(
+            self.experiment_id,
+            tags={key: str(value) for key, value in tags.items()},
+            run_name=name,
+        )
+        return _known(run)
+
+    def _log(self, known: _Known, params: Mapping[str, Any], points: Sequence[Metric]) -> None:
+        from mlflow.entities import Param
+
+        # A parameter cannot be overwritten; the first value is the one that the run was made with.
+        fresh = [Param(key, str(value)) for key, value in params.items() if key not in known.params]
+        # A request holds at most 1000 values in all, 100 of them parameters.
+        first = fresh[:_PARAMS_A_BATCH]
+        head, tail = (
+            points[: _METRICS_A_BATCH - len(first)],
+            points[_METRICS_A_BATCH - len(first) :],
+        )
+        client = self._opened()
+        if first or head:
+            client.log_batch(known.run_id, metrics=head, params=first)
+        for part in _parts(fresh[_PARAMS_A_BATCH:], _PARAMS_A_BATCH):
+            client.log_batch(known.run_id, params=part)
+        for rest in _parts(tail, _METRICS_A_BATCH):
+            client.log_batch(known.run_id, metrics=rest)
+        known.params |= {param.key for param in fresh}
+
+    def _store_head(self, known: _Known, head: Path) -> None:
+        folder = _local_folder(known.artifact_uri)
+        if folder is None:
+            self._opened().log_artifacts(known.run_id, str(head), HEAD_FOLDER)
+        else:
+            _link_files(head, folder / HEAD_FOLDER)
+
+    def _register(
+        self, client: MlflowClient, known: _Known, head: Path, name: str, alias: str
+    ) -> None:
+        digest = _folder_digest(head)
+        same: str | None = None
+        for version in self._versions(client, name, known.run_id):
+            if version.tags.get(HEAD_DIGEST) == digest:
+                same = version.version
+            else:
+                # Its artifact is about to be replaced: it would name a head that is no more.
+                client.delete_model_version(name, version.version)
+        if same is None:
+            self._store_head(known, head)
+            same = client.create_model_version(
+                name,
+                source=f"runs:/{known.run_id}/{HEAD_FOLDER}",
+                run_id=known.run_id,
+                tags={SWEEP: self.sweep, RUN: known.run_id, HEAD_DIGEST: digest},
+                await_creation_for=0,
+            ).version
+        client.set_registered_model_alias(name, alias, str(same))
+
+    def _versions(self, client: MlflowClient, name: str, run_id: str) -> list[Any]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.create_registered_model(name, tags={SWEEP: self.sweep})
+            return []
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        versions: list[Any] = []
+        token: str | None = None
+        while True:
+            page = client.search_model_versions(
+                f"name = {_quoted(name)}", max_results=_VERSIONS_A_PAGE, page_token=token
+            )
+            versions.extend(version for version in page if version.tags.get(RUN) == run_id)
+            token = page.token
+            if not token:
+                return versions
+
+    @contextlib.contextmanager
+    def _telling(self, what: str) -> Iterator[None]:
+        """Turn whatever MLflow, its server or its disk does wrong into one sentence."""
+        import requests
+        import sqlalchemy
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (
+            MlflowException,
+            requests.RequestException,
+            sqlalchemy.exc.SQLAlchemyError,
+            OSError,
+        ) as error:
+            raise InputError(
+                f"MLflow at {displayed(self.uri)} could not {what} ({first_line(error)}): all "
+                "results up to here are kept on disk, so put MLflow right and repeat the command "
+                "with the same sweep name to go on."
+            ) from error
+
+
+def _known(run: Run) -> _Known:
+    return _Known(
+        run_id=run.info.run_id,
+        start_ms=run.info.start_time,
+        artifact_uri=run.info.artifact_uri,
+        ended=run.info.status in _ENDED,
+        params=frozenset(run.data.params),
+    )
+
+
+def _points(
+    metrics: Mapping[str, float], curves: Mapping[str, Curve], timestamp_ms: int
+) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    points = [Metric(key, float(value), timestamp_ms, 0) for key, value in metrics.items()]
+    for key, curve in curves.items():
+        steps: Iterable[tuple[int, float]] = (
+            curve.items() if isinstance(curve, Mapping) else enumerate(curve)
+        )
+        points.extend(Metric(key, float(value), timestamp_ms, step) for step, value in steps)
+    return points
+
+
+def _parts(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def _quoted(text: str) -> str:
+    """Quote a value for MLflow's filter language, which has no escape for its own quote."""
+    if "'" not in text:
+        return f"'{text}'"
+    if '"' not in text:
+        return f'"{text}"'
+    raise InputError(f"The name {text!r} holds both kinds of quotes: leave one of them out.")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _folder_digest(folder: Path) -> str:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    lines = (f"{file.relative_to(folder)}\t{_digest(file.read_bytes())}" for file in files)
+    return _digest("\n".join(lines).encode())
+
+
+def _local_folder(artifact_uri: str) -> Path | None:
+    parts = urlsplit(artifact_uri)
+    if parts.scheme == "file" and parts.netloc in {"", "localhost"}:
+        return Path(url2pathname(parts.path))
+    return Path(artifact_uri) if not parts.scheme and Path(artifact_uri).is_absolute() else None
+
+
+def _link_files(source: Path, target: Path) -> None:
+    """Put the files of one folder into another without a second copy on the same disk.
+
+    Heads are never changed in place, so that a hard link is as good as a copy.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        temporary = target / f".{file.name}.{threading.get_ident()}.{uuid.uuid4().hex[:8]}"
+        try:
+            os.link(file, temporary)
+        except OSError:
+            shutil.copyfile(file, temporary)
+        # rename(2) leaves both names when they are already links to one file.
+        temporary.replace(target / file.name)
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+
+from safe_ray.report import print_table, read_summary, write_report
+from safe_ray.report.tables import COLUMNS, markdown, summarise
+from tests.report.results import result
+
+THREE_SEEDS = [
+    result("foods", 2, 1, zero_shot=0.50, tuned_only=0.52, safe=0.58),
+    result("foods", 2, 2, zero_shot=0.50, tuned_only=0.56, safe=0.61),
+    result("foods", 2, 3, zero_shot=0.50, tuned_only=0.54, safe=0.60),
+    result("birds", 2, 1, zero_shot=0.30, tuned_only=0.40, safe=0.42),
+    result("birds", 2, 2, zero_shot=0.30, tuned_only=0.44, safe=0.45),
+    result("birds", 2, 3, zero_shot=0.30, tuned_only=0.36, safe=0.39),
+]
+
+
+def printed(results, encoding: str = "utf-8") -> str:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding, newline="\n")
+    print_table(results, stream)
+    stream.flush()
+    return raw.getvalue().decode(encoding)
+
+
+def test_a_row_is_a_mean_over_seeds_with_its_interval() -> None:
+    birds, foods, _ = summarise(THREE_SEEDS)
+    assert (birds.dataset, birds.shots, birds.seeds) == ("birds", 2, 3)
+    assert foods.safe.mean == pytest.approx((0.58 + 0.61 + 0.60) / 3)
+    low, high = stats.t.interval(0.95, 2, loc=foods.safe.mean, scale=stats.sem([0.58, 0.61, 0.60]))
+    assert (foods.safe.low, foods.safe.high) == (pytest.approx(low), pytest.approx(high))
+    assert foods.zero_shot.half_width == pytest.approx(0)
+    assert foods.gain.mean == pytest.approx(foods.safe.mean - 0.5)
+
+
+def test_the_difference_is_paired_by_seed() -> None:
+    moving = [
+        result(seed=1, zero_shot=0.3, safe=0.4),
+        result(seed=2, zero_shot=0.5, safe=0.6),
+        result(seed=3, zero_shot=0.7, safe=0.8),
+    ]
+    (row,) = summarise(moving)
+    assert row.safe.half_width > 0.3
+    assert row.gain.half_width == pytest.approx(0, abs=1e-9)
+
+
+def test_the_average_is_taken_seed_by_seed() -> None:
+    average = summarise(THREE_SEEDS)[-1]
+    per_seed = [(0.58 + 0.42) / 2, (0.61 + 0.45) / 2, (0.60 + 0.39) / 2]
+    assert average.is_average
+    assert average.seeds == 3
+    assert average.safe.mean == pytest.approx(sum(per_seed) / 3)
+    half = stats.t.ppf(0.975, 2) * stats.sem(per_seed)
+    assert average.safe.half_width == pytest.approx(half)
+
+
+def test_an_average_uses_the_seeds_that_all_data_sets_have() -> None:
+    average = summarise(THREE_SEEDS[:-1])[-1]
+    assert average.seeds == 2
+    apart = [result("foods", 2, 1, safe=0.5), result("birds", 2, 2, safe=0.7)]
+    without = summarise(apart)[-1]
+    assert without.safe.mean == pytest.approx(0.6)
+    assert without.safe.half_width is None
+
+
+def test_every_number_of_shots_has_its_rows_and_its_average() -> None:
+    tasks = [result(d, s, 1) for d in ("foods", "birds") for s in (1, 16)]
+    rows = [(row.dataset, row.shots) for row in summarise(tasks)]
+    assert rows == [
+        ("birds", 1),
+        ("birds", 16),
+        ("foods", 1),
+        ("foods", 16),
+        ("average", 1),
+        ("average", 16),
+    ]
+
+
+def test_one_data_set_has_no_average() -> None:
+    assert [row.dataset for row in summarise(THREE_SEEDS[:3])] == ["foods"]
+
+
+def test_one_seed_is_said_and_has_no_interval() -> None:
+    text = printed([result()])
+    assert "one seed" in text
+    line = next(line for line in text.splitlines() if "foods" in line)
+    assert "±" not in line
+    assert "+10.0" in line
+
+
+def test_a_pipe_gets_plain_text_in_per_cent_with_every_column() -> None:
+    text = printed(THREE_SEEDS)
+    assert "\x1b" not in text
+    assert all(name in text for name in COLUMNS)
+    assert "59.7 ± 3.8" in text
+    assert "+9.7 ± 3.8" in text
+
+
+def test_ascii_is_enough(tmp_path: Path) -> None:
+    text = printed(THREE_SEEDS, encoding="ascii")
+    assert "59.7 +/- 3.8" in text
+    assert "?" not in text
+
+
+def test_names_with_brackets_are_printed_as_they_are() -> None:
+    assert "[bold]food[/bold]" in printed([result("[bold]food[/bold]")])
+
+
+def test_the_markdown_table_has_the_same_numbers() -> None:
+    lines = markdown(THREE_SEEDS).splitlines()
+    assert lines[0] == "| " + " | ".join(COLUMNS) + " |"
+    assert "| foods | 2 | 3 | 50.0 ± 0.0 | 54.0 ± 5.0 | 59.7 ± 3.8 | +9.7 ± 3.8 |" in lines
+    assert lines[4].startswith("| **average** |")
+
+
+def test_a_report_is_three_files_that_agree(tmp_path: Path) -> None:
+    files = write_report(THREE_SEEDS, tmp_path / "sweep")
+    assert [file.name for file in files] == ["summary.json", "results.parquet", "results.md"]
+    rows = pq.read_table(tmp_path / "sweep" / "results.parquet").to_pylist()
+    summary = read_summary(tmp_path / "sweep")
+    assert [(r["dataset"], r["seed"], r["test_safe"], r["best_lr"]) for r in rows] == [
+        (s.dataset, s.seed, s.test.safe, s.best.lr) for s in summary
+    ]
+    assert "data set" in (tmp_path / "sweep" / "results.md").read_text()

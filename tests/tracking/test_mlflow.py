@@ -1,0 +1,453 @@
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient, artifacts
+from mlflow.entities import Run
+
+import safe_ray.tracking.mlflow as tracking
+from safe_ray.errors import InputError
+from safe_ray.tracking.mlflow import Tracker, model_name
+
+TASK = "foods-2shot-seed1"
+MODEL = model_name("first", TASK)
+
+
+def opened(uri: str, **options) -> Tracker:
+    tracker = Tracker(uri, "first", "first", **options)
+    tracker.open()
+    return tracker
+
+
+def record(tracker: Tracker, head: Path, candidates: int = 3) -> str:
+    """The calls of a small sweep: one task, some candidates, the winner."""
+    tracker.log_system({"python": "3.11.7", "torch": "2.14.1"})
+    tracker.start_task(TASK, TASK, {"dataset": "foods"}, {"shots": 2})
+    for index in range(candidates):
+        candidate(tracker, index, head)
+    return tracker.finish_task(TASK, {"test_safe": 0.75}, {"best_lr": 1e-3}, head, MODEL)
+
+
+def candidate(tracker: Tracker, index: int, head: Path | None, failed: bool = False) -> str:
+    return tracker.log_candidate(
+        TASK,
+        f"bank-0-{index}",
+        f"candidate {index}",
+        {"dataset": "foods"},
+        {"lr": 0.001, "epochs": 3},
+        {"validation_accuracy": 0.5},
+        {
+            "train_loss": {1: 2.0, 2: 1.0, 3: 0.5},
+            "validation_accuracy_over_alpha": [k / 100 for k in range(101)],
+        },
+        head,
+        failed,
+    )
+
+
+def download(uri: str, target: Path) -> Path:
+    """Fetch the winner as a person does, who sets MLflow's address for the whole process."""
+    mlflow.set_tracking_uri(uri)
+    target.mkdir()
+    try:
+        return Path(artifacts.download_artifacts(f"models:/{MODEL}@best", dst_path=str(target)))
+    finally:
+        mlflow.set_tracking_uri(None)
+
+
+def all_runs(uri: str, experiment: str = "first") -> list[Run]:
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    return list(client.search_runs([found.experiment_id]))
+
+
+def of_kind(runs: list[Run], kind: str) -> list[Run]:
+    return [run for run in runs if run.data.tags["safe_ray.kind"] == kind]
+
+
+def test_a_sweep_is_an_experiment_with_a_run_a_task_and_a_child_run_a_candidate(
+    uri: str, head: Path
+) -> None:
+    run_id = record(opened(uri), head)
+
+    runs = all_runs(uri)
+    (system,), (task,) = of_kind(runs, "sweep"), of_kind(runs, "task")
+    children = of_kind(runs, "candidate")
+    assert len(runs) == 5
+    assert len(children) == 3
+    assert system.data.params == {"python": "3.11.7", "torch": "2.14.1"}
+    assert task.info.run_id == run_id
+    assert "mlflow.parentRunId" not in task.data.tags
+    assert task.data.params == {"shots": "2", "best_lr": "0.001"}
+    assert task.data.metrics == {"test_safe": 0.75}
+    assert all(run.info.status == "FINISHED" for run in runs)
+    assert all(run.data.tags["safe_ray.sweep"] == "first" for run in runs)
+    for child in children:
+        assert child.data.tags["mlflow.parentRunId"] == run_id
+        assert child.data.tags["safe_ray.task"] == TASK
+        assert child.data.params == {"lr": "0.001", "epochs": "3"}
+        assert child.data.metrics["validation_accuracy"] == 0.5
+
+
+def test_curves_are_metrics_over_epochs_and_over_alpha(uri: str, head: Path) -> None:
+    tracker = opened(uri)
+    tracker.start_task(TASK, TASK, {}, {})
+    run_id = candidate(tracker, 0, head)
+
+    client = MlflowClient(uri)
+    loss = client.get_metric_history(run_id, "train_loss")
+    row = client.get_metric_history(run_id, "validation_accuracy_over_alpha")
+    assert [(point.step, point.value) for point in loss] == [(1, 2.0), (2, 1.0), (3, 0.5)]
+    assert {point.step: point.value for point in row} == {k: k / 100 for k in range(101)}
+
+
+def test_long_curves_and_many_parameters_are_written_in_several_requests(uri: str) -> None:
+    tracker = opened(uri)
+    tracker.start_task(TASK, TASK, {}, {f"p{k}": k for k in range(230)})
+    curve = [float(k) for k in range(2500)]
+    run_id = tracker.log_candidate(TASK, "0", "0", {}, {"lr": 1}, {}, {"loss": curve}, None)
+
+    client = MlflowClient(uri)
+    assert len(client.get_run(tracker.run_id(TASK)).data.params) == 230
+    assert sorted(p.value for p in client.get_metric_history(run_id, "loss")) == curve
+
+
+def test_a_diverged_candidate_is_a_failed_run_that_keeps_its_nan(uri: str) -> None:
+    tracker = opened(uri)
+    tracker.start_task(TASK, TASK, {}, {})
+    losses = [1.0, math.nan, math.inf]
+    run_id = tracker.log_candidate(TASK, "0", "0", {}, {}, {}, {"loss": losses}, None, failed=True)
+
+    client = MlflowClient(uri)
+    values = [point.value for point in client.get_metric_history(run_id, "loss")]
+    assert client.get_run(run_id).info.status == "FAILED"
+    assert values[0] == 1.0
+    assert math.isnan(values[1])
+    assert values[2] > 1e300
+
+
+def test_the_winner_is_registered_and_comes_back_whole(
+    uri: str, head: Path, tmp_path: Path
+) -> None:
+    run_id = record(opened(uri), head)
+
+    folder = download(uri, tmp_path / "down")
+    version = MlflowClient(uri).get_model_version_by_alias(MODEL, "best")
+    assert {file.name for file in folder.iterdir()} == {"head.safetensors", "head.json"}
+    assert (folder / "head.safetensors").read_bytes() == (head / "head.safetensors").read_bytes()
+    assert version.run_id == run_id
+
+
+def test_heads_on_the_same_disk_are_stored_once(uri: str, head: Path) -> None:
+    record(opened(uri), head)
+    assert (head / "head.safetensors").stat().st_nlink == 1 + 3 + 1
+
+
+@pytest.mark.parametrize(
+    ("heads", "of_candidates", "of_winner"), [("all", 2, 2), ("best", 0, 2), ("none", 0, 0)]
+)
+def test_the_choice_of_heads_says_whose_are_stored(
+    uri: str, head: Path, heads: str, of_candidates: int, of_winner: int
+) -> None:
+    tracker = opened(uri, heads=heads)
+    run_id = record(tracker, head, candidates=1)
+    client = MlflowClient(uri)
+    (child,) = of_kind(all_runs(uri), "candidate")
+    assert len(client.list_artifacts(child.info.run_id, "head")) == of_candidates
+    assert len(client.list_artifacts(run_id, "head")) == of_winner
+    assert len(client.search_registered_models()) == (1 if of_winner else 0)
+
+
+def test_without_a_model_name_the_winner_is_stored_but_not_registered(uri: str, head: Path) -> None:
+    tracker = opened(uri)
+    tracker.start_task(TASK, TASK, {}, {})
+    run_id = tracker.finish_task(TASK, {}, {}, head, None)
+    client = MlflowClient(uri)
+    assert len(client.list_artifacts(run_id, "head")) == 2
+    assert client.search_registered_models() == []
+
+
+def snapshot(uri: str) -> object:
+    """All that a person can see of the sweep, without ids and times."""
+    client = MlflowClient(uri)
+    runs = []
+    for run in all_runs(uri):
+        curves = {
+            key: sorted((p.step, p.value) for p in client.get_metric_history(run.info.run_id, key))
+            for key in run.data.metrics
+        }
+        files = sorted(f.path for f in client.list_artifacts(run.info.run_id, "head"))
+        name = run.info.run_name
+        runs.append((name, run.info.status, sorted(run.data.params.items()), curves, files))
+    versions = [str(v.version) for v in client.search_model_versions(f"name = '{MODEL}'")]
+    best = client.get_model_version_by_alias(MODEL, "best")
+    return sorted(runs, key=lambda run: run[0]), versions, str(best.version)
+
+
+def test_the_same_calls_again_change_nothing(uri: str, head: Path) -> None:
+    record(opened(uri), head)
+    first = snapshot(uri)
+    for _ in range(2):
+        record(opened(uri), head)
+        assert snapshot(uri) == first
+
+
+# The writes of `record`: the experiment; the system's run (3); the task's run (2); three of the
+# candidate; the result, the registered model, its version, its alias, the end of the task.
+WRITES = 1 + 3 + 2 + 3 + 5
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the package catches it, and nothing is tidied up."""
+
+
+class _MortalClient(MlflowClient):
+    """MLflow's own client, which dies before its n-th write."""
+
+    lives = math.inf
+
+
+def _mortal(name: str):
+    def call(self, *arguments, **options):
+        if type(self).lives <= 0:
+            raise Killed
+        type(self).lives -= 1
+        return getattr(MlflowClient, name)(self, *arguments, **options)
+
+    return call
+
+
+for _name in (
+    "create_experiment",
+    "create_run",
+    "log_batch",
+    "set_terminated",
+    "create_registered_model",
+    "create_model_version",
+    "set_registered_model_alias",
+):
+    setattr(_MortalClient, _name, _mortal(_name))
+
+
+@pytest.mark.slow
+def test_killed_before_any_write_and_started_again_it_ends_the_same(
+    uri: str, head: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(opened(uri), head, candidates=1)
+    expected = snapshot(uri)
+    database = Path(uri.removeprefix("sqlite:///"))
+
+    monkeypatch.setattr("mlflow.MlflowClient", _MortalClient)
+    deaths = 0
+    for lives in range(100):
+        shutil.copyfile(migrated, database)
+        shutil.rmtree(database.parent / "mlartifacts", ignore_errors=True)
+        _MortalClient.lives = lives
+        try:
+            record(opened(uri), head, candidates=1)
+        except Killed:
+            deaths += 1
+            _MortalClient.lives = math.inf
+            record(opened(uri), head, candidates=1)
+            assert snapshot(uri) == expected, f"killed before write {lives}"
+        else:
+            break
+    assert deaths == WRITES
+
+
+def test_killed_with_sigkill_and_started_again_it_ends_the_same(
+    uri: str, head: Path, tmp_path: Path
+) -> None:
+    record(opened(uri), head, candidates=8)
+    expected = snapshot(uri)
+    other = tmp_path / "killed"
+    other.mkdir()
+    shutil.copyfile(uri.removeprefix("sqlite:///"), other / "mlflow.db")
+    killed_uri = f"sqlite:///{other}/mlflow.db"
+    client = MlflowClient(killed_uri)
+    for run in all_runs(killed_uri):
+        client.delete_run(run.info.run_id)
+    client.delete_registered_model(MODEL)
+    script = (
+        "import sys; from pathlib import Path; from tests.tracking.test_mlflow import *;"
+        "tracker = opened(sys.argv[1]); print('ready', flush=True);"
+        "record(tracker, Path(sys.argv[2]), 8)"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script, killed_uri, str(head)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "ready\n"
+    time.sleep(0.4)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait(30)
+    driver.stdout.close()
+
+    record(opened(killed_uri), head, candidates=8)
+    assert snapshot(killed_uri) == expected
+
+
+def test_a_tasks_runs_are_looked_up_once_and_page_by_page(
+    uri: str, head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(opened(uri), head, candidates=7)
+    monkeypatch.setattr(tracking, "_RUNS_A_PAGE", 2)
+    again = opened(uri)
+    again.start_task(TASK, TASK, {}, {})
+    before = again._candidates.get(TASK)
+    for index in range(7):
+        candidate(again, index, head)
+    assert before is None
+    assert len(again._candidates[TASK]) == 7
+    assert len(of_kind(all_runs(uri), "candidate")) == 7
+
+
+def test_another_head_of_the_same_task_replaces_the_version(
+    uri: str, head: Path, tmp_path: Path
+) -> None:
+    record(opened(uri), head)
+    other = head.with_name("other")
+    shutil.copytree(head, other)
+    (other / "head.safetensors").write_bytes(b"other weights")
+    opened_again = opened(uri)
+    record(opened_again, other)
+    client = MlflowClient(uri)
+    (version,) = client.search_model_versions(f"name = '{MODEL}'")
+    folder = download(uri, tmp_path / "down")
+    assert str(client.get_model_version_by_alias(MODEL, "best").version) == str(version.version)
+    assert (folder / "head.safetensors").read_bytes() == b"other weights"
+    # The first head's own file is untouched: artifacts are new links, never writes in place.
+    assert (head / "head.safetensors").read_bytes().startswith(b"weights")
+
+
+def test_other_versions_of_the_system_get_a_run_of_their_own(uri: str) -> None:
+    for torch_version in ("2.14.1", "2.15.0", "2.14.1"):
+        opened(uri).log_system({"torch": torch_version})
+    found = {run.data.params["torch"] for run in all_runs(uri)}
+    assert found == {"2.14.1", "2.15.0"}
+    assert len(all_runs(uri)) == 2
+
+
+def test_the_environments_run_id_moves_nothing(
+    uri: str, head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    record(opened(uri), head)
+    assert len(all_runs(uri)) == 5
+
+
+def test_two_sweeps_of_one_experiment_stay_apart(uri: str, head: Path) -> None:
+    for sweep in ("first", "it's another"):
+        tracker = Tracker(uri, "shared", sweep)
+        tracker.open()
+        record(tracker, head, candidates=1)
+    assert len(of_kind(all_runs(uri, "shared"), "task")) == 2
+
+
+def test_a_deleted_experiment_is_refused_with_the_way_to_restore_it(uri: str, head: Path) -> None:
+    tracker = opened(uri)
+    MlflowClient(uri).delete_experiment(tracker.experiment_id)
+    with pytest.raises(InputError, match="mlflow experiments restore"):
+        opened(uri)
+
+
+def test_names_of_registered_models_fit_into_a_models_uri() -> None:
+    assert model_name("my sweep/1", "dtd:2@x") == "safe_ray-my-sweep-1-dtd-2-x"
+
+
+def test_a_new_database_is_set_up_without_a_word(tmp_path: Path) -> None:
+    script = (
+        "from safe_ray.tracking.mlflow import Tracker;"
+        "Tracker('sqlite:///new/folder/mlflow.db', 'e', 's').open()"
+    )
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+    assert (tmp_path / "new" / "folder" / "mlflow.db").is_file()
+
+
+@pytest.fixture
+def server(migrated: Path, tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    shutil.copyfile(migrated, tmp_path / "server.db")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
+    command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    command += ["--artifacts-destination", str(tmp_path / "stored")]
+    with open(tmp_path / "server.log", "wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 240
+        while True:
+            try:
+                Tracker(uri, "first", "first").open()
+                break
+            except InputError:
+                assert process.poll() is None, (tmp_path / "server.log").read_text()
+                assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+                time.sleep(0.5)
+        yield uri, process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_a_real_server_gets_the_same_sweep_and_its_loss_is_told(
+    server: tuple[str, subprocess.Popen[bytes]],
+    head: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uri, process = server
+    tracker = opened(uri)
+    record(tracker, head)
+    first = snapshot(uri)
+    record(opened(uri), head)
+    assert snapshot(uri) == first
+    folder = download(uri, tmp_path / "down")
+    assert (folder / "head.safetensors").read_bytes() == (head / "head.safetensors").read_bytes()
+    assert "first" not in {file.name for file in tmp_path.iterdir()}
+
+    end(process)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with pytest.raises(InputError, match="repeat the command with the same sweep name"):
+        candidate(tracker, 99, head)
