@@ -1,0 +1,254 @@
+"""Composition of the configuration: YAML files, a user's tree in front, overrides on top.
+
+Hydra's compose API does the work. Its errors become one sentence with the nearest names.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.hydra import Hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import safe_ray
+from safe_ray.config import DatasetConfig, SweepConfig, groups, knobs, validate, validate_dataset
+from safe_ray.errors import InputError, nearest
+from safe_ray.files import resolve_path
+
+PRIMARY = "tune"
+DATASETS = "dataset"
+RANGE_KEYS = ("low", "high", "log")
+
+
+def packaged_tree() -> Path:
+    """Return the folder of the configuration that comes with the package."""
+    package = Path(safe_ray.__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+@dataclass(frozen=True)
+class ConfigTree:
+    """The folders that configuration is read from, the first with a file wins."""
+
+    folders: tuple[Path, ...]
+
+    @staticmethod
+    def of(config_dir: str | Path | None = None) -> ConfigTree:
+        """Return the packaged tree, with a user's in front of it.
+
+        Raises:
+            InputError: `config_dir` is not a folder.
+        """
+        if config_dir is None:
+            return ConfigTree((packaged_tree(),))
+        folder = resolve_path(config_dir)
+        if not folder.is_dir():
+            raise InputError(f"--config-dir names {folder}, which is not a folder.")
+        return ConfigTree((folder, packaged_tree()))
+
+    def choices(self, group: str) -> list[str]:
+        """Return the names of the files of a group."""
+        names = {file.stem for folder in self.folders for file in (folder / group).glob("*.yaml")}
+        return sorted(names)
+
+    def find(self, group: str, name: str) -> Path | None:
+        """Return the file of a group, or None."""
+        files = [folder / group / f"{name}.yaml" for folder in self.folders]
+        return next((file for file in files if file.is_file()), None)
+
+
+def load_config(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> SweepConfig:
+    """Compose, resolve and check the configuration of a sweep.
+
+    Args:
+        overrides: `group=choice` and `group.knob=value`, the later ones win.
+        config_dir: a tree like `conf/` whose files go before the packaged ones.
+
+    Raises:
+        InputError: what is wrong with which setting or file, with the nearest names.
+    """
+    tree = ConfigTree.of(config_dir)
+    composed = compose_tree(tree, overrides)
+    try:
+        composed.storage = str(resolve_path(str(composed.storage)))
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"The configuration cannot be resolved: {_first_line(error)}.") from None
+    assert isinstance(values, dict)
+    plain: dict[str, Any] = {str(key): value for key, value in values.items()}
+    if plain.get("sweep") is None:
+        backbone = plain.get("backbone")
+        name = backbone.get("name") if isinstance(backbone, dict) else None
+        plain["sweep"] = f"{name or 'sweep'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    config = validate({**plain, "datasets": {}})
+    datasets = {name: load_dataset(tree, name) for name in config.tasks.datasets}
+    return config.model_copy(update={"datasets": datasets})
+
+
+def load_dataset(tree: ConfigTree, name: str) -> DatasetConfig:
+    """Return the checked content of `dataset/<name>.yaml`.
+
+    Raises:
+        InputError: there is no such file, or its content is wrong.
+    """
+    file = tree.find(DATASETS, name)
+    if file is None:
+        known = tree.choices(DATASETS)
+        raise InputError(
+            f"tasks.datasets names {name!r}, and there is no file {DATASETS}/{name}.yaml in "
+            f"{' or '.join(str(folder) for folder in tree.folders)}."
+            + (nearest(name, known) or f" There are: {', '.join(known)}.")
+        )
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(file), resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read: {_first_line(error)}.") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{file} must hold settings such as `format: parquet`.")
+    return validate_dataset(name, {str(key): value for key, value in values.items()})
+
+
+def compose_tree(tree: ConfigTree, overrides: Sequence[str] = ()) -> DictConfig:
+    """Return the composed configuration, its interpolations not yet resolved.
+
+    Raises:
+        InputError: an override or a file that cannot be read, with the nearest names.
+    """
+    readable = [_readable(text) for text in overrides]
+    for text, parsed in readable:
+        _check(text, parsed, tree)
+    try:
+        with _searching(tree.folders):
+            return compose(PRIMARY, [_addable(text) for text, _ in readable])
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        where = " and ".join(str(folder) for folder in tree.folders)
+        raise InputError(
+            f"The configuration in {where} cannot be composed: {_first_line(error)}."
+        ) from None
+
+
+@contextmanager
+def _searching(folders: Sequence[Path]) -> Iterator[None]:
+    """Let Hydra read from the folders, in this order.
+
+    Hydra's public initialisers take one folder and put further ones behind it, where a user's
+    files would never win over the packaged ones.
+    """
+    path = ConfigSearchPathImpl()
+    path.append("hydra", "pkg://hydra.conf")
+    for folder in folders:
+        path.append("safe_ray", f"file://{folder}")
+    # Hydra keeps the defaults of its own settings as structured configurations.
+    path.append("schema", "structured://")
+    GlobalHydra.instance().clear()
+    # Where Hydra's readers of YAML files register themselves.
+    Plugins.instance()
+    Hydra.create_main_hydra2("safe_ray", path)
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _readable(text: str) -> tuple[str, Override]:
+    """Parse an override; a value that Hydra's grammar refuses is taken as plain text."""
+    parser = OverridesParser.create()
+    try:
+        return text, parser.parse_overrides([text])[0]
+    except OverrideParseException:
+        pass
+    key, equals, value = text.partition("=")
+    is_text = any(knob.path == key and _holds_text(knob.type) for knob in knobs())
+    if equals and is_text and not value.startswith(("'", '"', "[", "{")):
+        quoted = f"{key}='{_escape(value)}'"
+        return quoted, parser.parse_overrides([quoted])[0]
+    if not equals:
+        raise InputError(
+            f"{text!r} is not an override: write group=choice or group.knob=value (--help lists "
+            f"them).{nearest(text, _settable())}"
+        )
+    raise InputError(
+        f"The value of {text!r} cannot be read: lists are written [a,b], and text with special "
+        f"characters in quotes, such as {key}='\"...\"'."
+    )
+
+
+def _addable(text: str) -> str:
+    """Let an override set a knob that a user's own file leaves out."""
+    key = text.lstrip("+").partition("=")[0]
+    return text if key in groups() else f"++{text.lstrip('+')}"
+
+
+def _check(text: str, override: Override, tree: ConfigTree) -> None:
+    """Refuse names that do not exist before Hydra does, in words that help."""
+    key = override.key_or_group
+    if key.startswith("hydra"):
+        raise InputError(f"{text!r}: Hydra's own settings have no effect here; leave it out.")
+    if override.is_sweep_override():
+        several = text.partition("=")[2]
+        raise InputError(f"{text!r} has several values: a list is written {key}=[{several}].")
+    if key == DATASETS:
+        raise InputError(f"{text!r}: data sets are chosen by name with tasks.datasets=[...].")
+    if key in groups() and override.package is None:
+        choice = override.value()
+        known = tree.choices(key)
+        if override.is_delete() or not isinstance(choice, str) or choice not in known:
+            name = text.partition("=")[2]
+            raise InputError(
+                f"There is no {key}={name}."
+                + (nearest(name, known) or f" The choices are: {', '.join(known)}.")
+                + f" (--help lists the knobs {key}.<knob>.)"
+            )
+        return
+    types: dict[str, str] = {knob.path: knob.type for knob in knobs()}
+    owner, _, end = key.rpartition(".")
+    inside_range = end in RANGE_KEYS and "{low" in types.get(owner, "")
+    if override.package is not None or (key not in types and not inside_range):
+        raise InputError(
+            f"There is no setting {text.partition('=')[0].lstrip('+')!r}."
+            + (nearest(key, _settable()) or " --help lists all of them.")
+        )
+    if override.is_delete():
+        raise InputError(f"{text!r}: settings cannot be removed; give {key} another value.")
+    if key not in types:
+        return
+    wanted = types[key]
+    value = override.value()
+    # Hydra would merge a mapping or a list into the default, and fail in its own words.
+    wrong_mapping = isinstance(value, dict) and (
+        "{low" not in wanted or not {str(name) for name in value} <= set(RANGE_KEYS)
+    )
+    if wrong_mapping or (isinstance(value, list) and "list" not in wanted):
+        raise InputError(f"{key} is {text.partition('=')[2]}, and must be {wanted}.")
+
+
+def _settable() -> list[str]:
+    return [*groups(), *(knob.path for knob in knobs())]
+
+
+def _holds_text(type_name: str) -> bool:
+    return "text" in type_name or "folder" in type_name
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "\\'")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")

@@ -1,0 +1,49 @@
+"""`python -m safe_ray.extract`: the sweep's features without its search."""
+
+from __future__ import annotations
+
+from safe_ray.backbones.openclip import load_backbone
+from safe_ray.cluster import connect
+from safe_ray.config import SweepConfig
+from safe_ray.features.extract import ExtractionSummary
+from safe_ray.progress import Reporter
+from safe_ray.search import preparation
+
+
+def run_extract(config: SweepConfig) -> list[ExtractionSummary]:
+    """Extract the support, validation and test images of all tasks, and say what was done.
+
+    Raises:
+        InputError: images are bad, or the store cannot be written.
+    """
+    manifests = preparation.read_manifests(config)
+    episodes = preparation.draw_episodes(config, manifests)
+    summaries = []
+    with Reporter() as reporter:
+        images = preparation.check_images(config, manifests, episodes, reporter.phase)
+        backbone = load_backbone(config.backbone.spec(), parts=("trunk",))
+        connect(config.cluster.address, config.cluster.num_cpus)
+        summaries.append(
+            preparation.extract_support(
+                config,
+                backbone,
+                images.tasks,
+                reporter.phase("extracting images"),
+            )
+        )
+        summaries.append(
+            preparation.extract_tests(
+                config,
+                backbone,
+                list(images.tests.values()),
+                reporter.phase("extracting test images"),
+            )
+        )
+    for name, summary in zip(("support and validation", "test"), summaries, strict=True):
+        print(
+            f"{name}: {summary.asked} dense maps, {summary.reused} were there, "
+            f"{summary.extracted} extracted in {summary.precision} at "
+            f"{summary.images_per_second:.1f} images/s, {summary.bad} bad images left out"
+        )
+    print(f"feature store: {summaries[0].folder}")
+    return summaries

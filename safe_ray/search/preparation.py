@@ -1,0 +1,297 @@
+"""From data sets to tasks that workers can train: episodes, dense maps, classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+from safetensors.torch import save_file
+from torch import Tensor
+
+from safe_ray.backbones.openclip import Backbone
+from safe_ray.config import FloatRange, IntRange, SweepConfig
+from safe_ray.data.episodes import Episode, draw_episode
+from safe_ray.data.manifest import Manifest, load_manifest
+from safe_ray.errors import InputError
+from safe_ray.features.extract import (
+    ExtractionOptions,
+    ExtractionRequest,
+    ExtractionSummary,
+    extract,
+    open_store,
+)
+from safe_ray.features.inventory import Inventory, describe_bad, take_inventory
+from safe_ray.files import replacing
+from safe_ray.heads.bank import select_parameters
+from safe_ray.heads.blending import alpha_grid
+from safe_ray.progress import Progress
+from safe_ray.search.space import Range, SearchSpace, task_seed
+from safe_ray.specs import Task
+from safe_ray.training.job import POOLING, TaskFacts
+
+Watch = Callable[[str], Progress]
+"""Starts a phase of the work by name, and returns what to call with its progress."""
+
+
+@dataclass(frozen=True)
+class CheckedTask:
+    """A task whose images are all there and sound.
+
+    Attributes:
+        task: data set, shots and seed.
+        episode: its support and validation samples.
+        support: the inventory of the support samples.
+        validation: the inventory of the validation samples.
+    """
+
+    task: Task
+    episode: Episode
+    support: Inventory
+    validation: Inventory
+
+
+@dataclass(frozen=True)
+class CheckedImages:
+    """All images that a sweep needs.
+
+    Attributes:
+        tasks: the tasks, with the images of their episodes.
+        tests: the inventory of each data set's test split.
+        bad: path and reason of each image that is left out.
+    """
+
+    tasks: Sequence[CheckedTask]
+    tests: Mapping[str, Inventory]
+    bad: Sequence[tuple[str, str]]
+
+
+def search_space(config: SweepConfig) -> SearchSpace:
+    """Return the search space that `search.*` describes; a fixed alpha joins the grid."""
+    search = config.search
+    grid = alpha_grid(search.alpha_points)
+    alpha = _range(search.alpha)
+    if not isinstance(alpha, Range):
+        grid = tuple(sorted({*grid, float(alpha)}))
+    epochs = _range(search.epochs)
+    return SearchSpace(
+        lr=_range(search.lr),
+        weight_decay=_range(search.weight_decay),
+        epochs=epochs if isinstance(epochs, Range) else int(epochs),
+        alpha=alpha,
+        alphas=grid,
+    )
+
+
+def _range(value: float | FloatRange | IntRange) -> Range | float:
+    if isinstance(value, FloatRange | IntRange):
+        return Range(value.low, value.high, value.log)
+    return value
+
+
+def read_manifests(config: SweepConfig) -> dict[str, Manifest]:
+    """Read and check the data sets of the sweep.
+
+    Raises:
+        InputError: a data set is not what it should be, or has nothing to test on.
+    """
+    manifests = {
+        name: load_manifest(spec, config.data.root) for name, spec in config.dataset_specs().items()
+    }
+    for name, manifest in manifests.items():
+        if manifest.split("test").num_rows == 0:
+            raise InputError(f"Data set {name!r} has no test split: add one to report results on.")
+    return manifests
+
+
+def draw_episodes(config: SweepConfig, manifests: Mapping[str, Manifest]) -> dict[Task, Episode]:
+    """Draw every task's episode.
+
+    Raises:
+        InputError: there is nothing to validate on, or too little to cross-validate.
+    """
+    episodes = {
+        task: draw_episode(manifests[task.dataset], task.shots, task.seed)
+        for task in config.tasks.tasks()
+    }
+    for task, episode in episodes.items():
+        if config.search.validation == "coop" and episode.validation.num_rows == 0:
+            raise InputError(
+                f"Data set {task.dataset!r} has no validation split: give it one, or choose by "
+                "cross-validation on the support images with search.validation=cross."
+            )
+        if config.search.validation == "cross" and episode.train.num_rows < config.search.folds:
+            raise InputError(
+                f"search.folds={config.search.folds} is more than the {episode.train.num_rows} "
+                f"support images of {task.id}: choose fewer folds."
+            )
+    return episodes
+
+
+def check_images(
+    config: SweepConfig,
+    manifests: Mapping[str, Manifest],
+    episodes: Mapping[Task, Episode],
+    watch: Watch,
+) -> CheckedImages:
+    """Read and decode every image that the sweep will need, before anything expensive starts.
+
+    Raises:
+        InputError: images are missing or bad, and `data.skip_bad` is off.
+    """
+    cache = config.features.store / "inventory.arrow"
+
+    def take(table: pa.Table, what: str) -> Inventory:
+        # All tables are looked at before any bad image stops the run: one list is all it takes.
+        return take_inventory(table, cache, skip_bad=True, progress=watch(f"checking {what}"))
+
+    tasks = [
+        CheckedTask(
+            task,
+            episode,
+            take(episode.train, f"support images of {task.id}"),
+            take(episode.validation, f"validation images of {task.id}"),
+        )
+        for task, episode in episodes.items()
+    ]
+    tests = {
+        name: take(manifest.split("test"), f"test images of {name}")
+        for name, manifest in manifests.items()
+    }
+    inventories = [i for task in tasks for i in (task.support, task.validation)]
+    inventories += tests.values()
+    bad = sorted({image for inventory in inventories for image in inventory.bad})
+    if bad and not config.data.skip_bad:
+        raise InputError(describe_bad(bad, sum(i.table.num_rows for i in inventories) + len(bad)))
+    return CheckedImages(tasks, tests, bad)
+
+
+def extract_support(
+    config: SweepConfig, backbone: Backbone, tasks: Sequence[CheckedTask], progress: Progress
+) -> ExtractionSummary:
+    """Fill the feature store with what training and validation need."""
+    views = range(config.features.views + 1)
+    requests = [ExtractionRequest.of(task.support, views) for task in tasks]
+    requests += [
+        ExtractionRequest.of(task.validation, (0,))
+        for task in tasks
+        if task.validation.table.num_rows
+    ]
+    return _extract(config, backbone, requests, progress)
+
+
+def extract_tests(
+    config: SweepConfig,
+    backbone: Backbone,
+    inventories: Sequence[Inventory],
+    progress: Progress,
+) -> ExtractionSummary:
+    """Fill the feature store with the evaluation views of test splits."""
+    requests = [ExtractionRequest.of(inventory, (0,)) for inventory in inventories]
+    return _extract(config, backbone, requests, progress)
+
+
+def _extract(
+    config: SweepConfig,
+    backbone: Backbone,
+    requests: Sequence[ExtractionRequest],
+    progress: Progress,
+) -> ExtractionSummary:
+    features = config.features
+    options = ExtractionOptions(
+        precision=features.precision,
+        batch_size=features.batch_size,
+        rows_per_file=features.rows_per_file,
+        actors=features.actors,
+    )
+    return extract(
+        requests,
+        (0,),
+        config.backbone.spec(),
+        features.store,
+        options,
+        progress,
+        backbone=backbone,
+    )
+
+
+def write_tasks(
+    config: SweepConfig,
+    backbone: Backbone,
+    manifests: Mapping[str, Manifest],
+    tasks: Sequence[CheckedTask],
+    precision: str,
+) -> dict[str, TaskFacts]:
+    """Write what the workers need into the sweep's folder, and return it by task id."""
+    folder = config.outputs
+    with replacing(folder / POOLING) as temporary:
+        save_file({k: v.contiguous() for k, v in backbone.pooling.items()}, temporary)
+    store = open_store(backbone, config.features.store, precision)
+    space = search_space(config)
+    low, high = space.alpha_bounds
+    classifiers: dict[str, Tensor] = {
+        name: backbone.classifier(manifest.classes, manifest.templates)
+        for name, manifest in manifests.items()
+    }
+    written = {}
+    for checked in tasks:
+        task, manifest = checked.task, manifests[checked.task.dataset]
+        facts = TaskFacts(
+            task=task,
+            store_root=str(config.features.store),
+            store_key=store.key.as_json(),
+            tokens=store.tokens,
+            width=store.width,
+            num_heads=backbone.heads,
+            logit_scale=backbone.logit_scale,
+            views=config.features.views,
+            support=tuple(checked.support.samples),
+            support_labels=_labels(checked.support),
+            validation=tuple(checked.validation.samples),
+            validation_labels=_labels(checked.validation),
+            mode=config.search.validation,
+            folds=config.search.folds,
+            alphas=space.alphas,
+            alpha_low=low,
+            alpha_high=high,
+            batch_size=config.training.batch_size,
+            warmup=config.training.warmup,
+            trained=select_parameters(config.training.parameters),
+            training_seed=task_seed(config.search.seed, task.id),
+            card=_card(config, backbone, manifest, checked.episode),
+        )
+        facts.save(folder / "tasks" / task.id, classifiers[task.dataset])
+        written[task.id] = facts
+    return written
+
+
+def _labels(inventory: Inventory) -> tuple[int, ...]:
+    return tuple(inventory.table.column("label").to_pylist())
+
+
+def _card(
+    config: SweepConfig, backbone: Backbone, manifest: Manifest, episode: Episode
+) -> dict[str, Any]:
+    spec = config.backbone
+    return {
+        "backbone": {
+            "name": spec.name,
+            "model": spec.model,
+            "pretrained": spec.pretrained,
+            "model_config": spec.architecture_file,
+            "digest": backbone.digest,
+        },
+        "dataset": episode.dataset,
+        "shots": episode.shots,
+        "seed": episode.seed,
+        "class_names": list(manifest.classes),
+        "templates": list(manifest.templates),
+        "logit_scale": backbone.logit_scale,
+        "preprocessing": asdict(backbone.preprocessing),
+        "episode": {
+            "digest": episode.digest,
+            "train_digest": episode.train_digest,
+            "validation_digest": episode.validation_digest,
+        },
+    }

@@ -1,0 +1,231 @@
+"""The searcher that Ray Tune asks for trials: banks of candidates, over all tasks of a sweep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from safe_ray.files import write_atomically
+from safe_ray.search.space import SearchSpace, suggest_bank, task_seed
+from safe_ray.specs import HyperParameters
+from safe_ray.training.job import BankJob, BankOutcome
+
+JOB = "job.json"
+SHARE = "share"
+"""The key under which a trial reports the share of its epochs that is done."""
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How the candidates of each task are handed out.
+
+    Attributes:
+        candidates: heads to train for each task.
+        bank: heads of a bank; the last bank of a task may have fewer.
+        banks_in_flight: banks of one task that may be in training at once.
+        row_points: points of a head's alpha row that its study is told beside its own.
+        seed: seeds every task's suggestions.
+        checkpoint_seconds: the least time between two checkpoints of a bank.
+    """
+
+    candidates: int
+    bank: int
+    banks_in_flight: int
+    row_points: int
+    seed: int
+    checkpoint_seconds: float
+
+    @property
+    def banks(self) -> int:
+        """Banks of each task."""
+        return -(-self.candidates // self.bank)
+
+    def size(self, bank: int) -> int:
+        """Return how many candidates a bank of a task has."""
+        return min(self.bank, self.candidates - bank * self.bank)
+
+
+@dataclass
+class _TaskProgress:
+    """The banks of one task: handed out, finished, and given up."""
+
+    task_id: str
+    handed_out: int = 0
+    jobs: dict[int, BankJob] = field(default_factory=dict)
+    outcomes: dict[int, BankOutcome] = field(default_factory=dict)
+    given_up: dict[int, str] = field(default_factory=dict)
+
+    def settled(self, bank: int) -> bool:
+        return bank in self.outcomes or bank in self.given_up
+
+
+class BankSearcher(Searcher):
+    """Hands out one bank a trial, and takes the tasks in turn so that a cluster is full.
+
+    Bank `b` of a task is suggested when the banks up to `b - banks_in_flight` are settled, and
+    from these alone, whatever else has ended by then: a sweep's suggestions do not depend on the
+    timing of its trials. What is finished on disk is taken over and not trained again.
+
+    Args:
+        sweep: the sweep's folder.
+        tasks: the ids of the tasks, in the order in which to take them.
+        space: what is searched.
+        options: how the candidates are handed out.
+        on_bank: called on the driver for each finished bank (also for those found on disk).
+        on_share: called now and then with the candidates' worth of training that unfinished banks
+            have had so far.
+    """
+
+    def __init__(
+        self,
+        sweep: Path,
+        tasks: Sequence[str],
+        space: SearchSpace,
+        options: SearchOptions,
+        on_bank: Callable[[BankJob, BankOutcome], None],
+        on_share: Callable[[float], None] | None = None,
+    ) -> None:
+        super().__init__(metric="finished", mode="max")
+        self._sweep = sweep
+        self._space = space
+        self._options = options
+        self._on_bank = on_bank
+        self._on_share = on_share
+        self._shares: dict[str, float] = {}
+        self._running: dict[str, BankJob] = {}
+        self._tasks = {task: _TaskProgress(task) for task in tasks}
+        for progress in self._tasks.values():
+            self._take_over(progress)
+
+    @property
+    def outcomes(self) -> Mapping[str, list[BankOutcome]]:
+        """The finished banks of each task, in order."""
+        return {
+            task: [progress.outcomes[bank] for bank in sorted(progress.outcomes)]
+            for task, progress in self._tasks.items()
+        }
+
+    @property
+    def given_up(self) -> Mapping[str, Mapping[int, str]]:
+        """The banks of each task that could not be trained, with the reason."""
+        return {t: dict(p.given_up) for t, p in self._tasks.items() if p.given_up}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every bank of every task is settled."""
+        return all(
+            progress.settled(bank)
+            for progress in self._tasks.values()
+            for bank in range(self._options.banks)
+        )
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next bank as a trial's config, None to wait, or FINISHED."""
+        # The task with the fewest banks goes first, so that all tasks advance together.
+        for progress in sorted(self._tasks.values(), key=lambda p: p.handed_out):
+            if self._ready(progress):
+                job = self._next_job(progress)
+                progress.handed_out += 1
+                self._skip_settled(progress)
+                self._running[trial_id] = job
+                return {"job": job.to_json()}
+        waiting = any(p.handed_out < self._options.banks for p in self._tasks.values())
+        return None if waiting else Searcher.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Take note of how far a trial is."""
+        job = self._running.get(trial_id)
+        if job is not None and SHARE in result:
+            self._shares[trial_id] = result[SHARE] * len(job.candidates)
+            self._tell_share()
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Read the outcome that the trial left; a trial without one has failed for good."""
+        job = self._running.pop(trial_id, None)
+        self._shares.pop(trial_id, None)
+        if job is None:
+            return
+        progress = self._tasks[job.task_id]
+        outcome = BankOutcome.load(job.folder)
+        if outcome is None:
+            progress.given_up[job.bank] = "its trial ended without a result"
+            self._skip_settled(progress)
+            return
+        progress.outcomes[job.bank] = outcome
+        self._skip_settled(progress)
+        self._on_bank(job, outcome)
+        self._tell_share()
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: the state of the search is the outcomes in the sweep's folder."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Do nothing: a new searcher takes over what is in the sweep's folder."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the callbacks: Tune pickles its searcher for a restore that we do not use."""
+        return {**self.__dict__, "_on_bank": None, "_on_share": None}
+
+    def _tell_share(self) -> None:
+        if self._on_share is not None:
+            self._on_share(sum(self._shares.values()))
+
+    def _take_over(self, progress: _TaskProgress) -> None:
+        for bank in range(self._options.banks):
+            outcome = BankOutcome.load(self._job(progress.task_id, bank).folder)
+            job = self._read_job(progress.task_id, bank)
+            if outcome is not None and job is not None:
+                progress.outcomes[bank] = outcome
+                progress.jobs[bank] = job
+                self._on_bank(job, outcome)
+        self._skip_settled(progress)
+
+    def _skip_settled(self, progress: _TaskProgress) -> None:
+        while progress.handed_out < self._options.banks and progress.settled(progress.handed_out):
+            progress.handed_out += 1
+
+    def _ready(self, progress: _TaskProgress) -> bool:
+        bank = progress.handed_out
+        if bank >= self._options.banks:
+            return False
+        needed = bank - self._options.banks_in_flight
+        return all(progress.settled(earlier) for earlier in range(needed + 1))
+
+    def _next_job(self, progress: _TaskProgress) -> BankJob:
+        bank = progress.handed_out
+        options = self._options
+        seen = max(0, bank - options.banks_in_flight + 1)
+        job = self._read_job(progress.task_id, bank)
+        if job is None:
+            candidates = suggest_bank(
+                self._space,
+                [progress.outcomes[b] for b in range(seen) if b in progress.outcomes],
+                [progress.jobs[b].candidates for b in range(seen, bank)],
+                options.size(bank),
+                task_seed(options.seed, progress.task_id),
+                options.row_points,
+            )
+            job = self._job(progress.task_id, bank, candidates)
+            write_atomically(job.folder / JOB, json.dumps([asdict(c) for c in candidates]))
+        progress.jobs[bank] = job
+        return job
+
+    def _job(self, task_id: str, bank: int, candidates: Sequence[HyperParameters] = ()) -> BankJob:
+        return BankJob(
+            str(self._sweep), task_id, bank, tuple(candidates), self._options.checkpoint_seconds
+        )
+
+    def _read_job(self, task_id: str, bank: int) -> BankJob | None:
+        """Return the bank that an earlier run of the sweep handed out, or None."""
+        try:
+            candidates = json.loads((self._job(task_id, bank).folder / JOB).read_text())
+        except FileNotFoundError:
+            return None
+        return self._job(task_id, bank, [HyperParameters(**c) for c in candidates])

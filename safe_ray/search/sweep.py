@@ -1,0 +1,338 @@
+"""One sweep from beginning to end: what `python -m safe_ray.tune` does.
+
+    check everything that can be checked -> features -> search -> test report
+
+The sweep's folder holds all of its state, and every step finds what an earlier run of the same
+sweep has left there: so a driver may be killed at any point and started again.
+
+    config.json            the configuration, which a later run must share
+    plan.json              what was decided by the first run's machines: the size of a bank
+    pooling.safetensors    the original pooling
+    tasks/, banks/         see `safe_ray.training.job`
+    optuna-journal.log     see `safe_ray.search.journal`
+    summary.json, results.parquet, results.md
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+
+from safe_ray.backbones.openclip import Backbone, load_backbone
+from safe_ray.cluster import ClusterResources, TrialPlan, connect, plan_trials
+from safe_ray.config import SweepConfig, remember
+from safe_ray.errors import InputError
+from safe_ray.features.inventory import Inventory
+from safe_ray.files import write_atomically
+from safe_ray.progress import Reporter
+from safe_ray.report.summary import TaskResult
+from safe_ray.report.tables import print_table, write_report
+from safe_ray.search import preparation
+from safe_ray.search.journal import Journal
+from safe_ray.search.recording import Choice, Recorder, choose
+from safe_ray.search.searcher import BankSearcher, SearchOptions
+from safe_ray.search.sizing import BankFootprint, automatic_bank_size
+from safe_ray.search.testing import TestCounts, Winner, count_correct
+from safe_ray.search.tuning import run_trials
+from safe_ray.tracking.mlflow import Tracker
+from safe_ray.tracking.system import system_facts
+from safe_ray.tracking.writer import BackgroundTracker
+from safe_ray.training.job import BankJob, BankOutcome, TaskFacts
+
+LOCK = ".lock"
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """What a sweep has left.
+
+    Attributes:
+        folder: the sweep's folder.
+        results: one entry a task.
+        files: summary, table and text.
+        tracking_uri: where the runs are.
+        seconds: of this run of the sweep.
+    """
+
+    folder: Path
+    results: tuple[TaskResult, ...]
+    files: tuple[Path, ...]
+    tracking_uri: str
+    seconds: float
+
+
+def run_sweep(config: SweepConfig) -> SweepSummary:
+    """Run a sweep, or go on with it, and print its table.
+
+    Raises:
+        InputError: something that the person who asked for it can mend. Nothing that was computed
+            before is lost.
+    """
+    began = time.monotonic()
+    manifests = preparation.read_manifests(config)
+    episodes = preparation.draw_episodes(config, manifests)
+    with claimed(config) as resumed, Reporter() as reporter:
+        tracker = Tracker(
+            config.tracking.uri, config.experiment, config.sweep, config.tracking.heads
+        )
+        with BackgroundTracker(tracker) as writer:
+            _say(config, reporter, resumed, len(episodes))
+            backbone = load_backbone(config.backbone.spec())
+            resources = connect(config.cluster.address, config.cluster.num_cpus)
+            plan = plan_trials(
+                resources,
+                config.training.workers,
+                config.training.cpus_per_worker,
+                config.training.gpus_per_worker,
+                config.search.concurrent_trials,
+            )
+            images = preparation.check_images(config, manifests, episodes, reporter.phase)
+            if images.bad:
+                reporter.say(f"Left out {len(images.bad)} images that cannot be read.")
+            writer.log_system(system_facts(_devices(resources)))
+
+            summary = preparation.extract_support(
+                config, backbone, images.tasks, reporter.phase("extracting features")
+            )
+            facts = preparation.write_tasks(
+                config, backbone, manifests, images.tasks, summary.precision
+            )
+            recorder = Recorder(writer, facts, config.tracking.register_winners)
+            recorder.start()
+            outcomes = _search(config, facts, backbone, plan, recorder, reporter)
+            results = _test(
+                config, facts, backbone, outcomes, images.tests, recorder, writer, reporter
+            )
+    files = write_report(results, config.outputs)
+    result = SweepSummary(
+        config.outputs, tuple(results), tuple(files), tracker.uri, time.monotonic() - began
+    )
+    _print_result(config, result)
+    return result
+
+
+@contextlib.contextmanager
+def claimed(config: SweepConfig) -> Iterator[bool]:
+    """Hold the sweep's folder against a second driver; yields whether the sweep was begun before.
+
+    Raises:
+        InputError: the folder cannot be written, another driver holds it, or the sweep of this
+            name had another configuration.
+    """
+    folder = config.outputs
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / LOCK, "a")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(
+            f"Could not write {folder} ({error.strerror}): free some space there, or name another "
+            "folder with storage=<folder>."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"The sweep {config.sweep!r} in {folder} is being run by another process: wait "
+                "for it, or choose another name with sweep=<name>."
+            ) from None
+        yield remember(config)
+
+
+def _say(config: SweepConfig, reporter: Reporter, resumed: bool, tasks: int) -> None:
+    verb = "Going on with" if resumed else "Starting"
+    candidates = config.search.candidates
+    reporter.say(
+        f"{verb} sweep {config.sweep}: {tasks} task{'s' * (tasks != 1)}, {candidates} "
+        f"candidate{'s' * (candidates != 1)} each, backbone {config.backbone.name}."
+    )
+
+
+def _search(
+    config: SweepConfig,
+    facts: Mapping[str, TaskFacts],
+    backbone: Backbone,
+    plan: TrialPlan,
+    recorder: Recorder,
+    reporter: Reporter,
+) -> Mapping[str, list[BankOutcome]]:
+    folder, search = config.outputs, config.search
+    space = preparation.search_space(config)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = Journal(folder)
+    total = search.candidates * len(facts)
+    progress = reporter.phase("searching")
+    began = time.monotonic()
+    done = found = 0
+
+    def on_bank(job: BankJob, outcome: BankOutcome) -> None:
+        nonlocal done
+        recorder.bank(job, outcome)
+        journal.record(space, outcome, search.row_points)
+        done += len(outcome.candidates)
+
+    def show(unfinished: float) -> None:
+        trained = done - found + unfinished
+        rest = total - done - unfinished
+        # Before a whole candidate is trained, the start of the processes would be extrapolated.
+        left = (time.monotonic() - began) / trained * rest if trained >= 1 else None
+        progress(int(done + unfinished), total, left)
+
+    searcher = BankSearcher(
+        folder,
+        list(facts),
+        space,
+        SearchOptions(
+            candidates=search.candidates,
+            bank=_bank_size(config, facts, backbone, plan),
+            banks_in_flight=search.banks_in_flight,
+            row_points=search.row_points,
+            seed=search.seed,
+            checkpoint_seconds=config.training.checkpoint_seconds,
+        ),
+        on_bank,
+        show,
+    )
+    found = done
+    progress(done, total, None)
+    training = config.training
+    run_trials(searcher, plan, training.workers, training.max_failures, folder)
+    if not searcher.complete:
+        raise KeyboardInterrupt
+    for task_id, banks in searcher.given_up.items():
+        reporter.say(
+            f"{task_id}: {len(banks)} of its banks could not be trained; see the errors in "
+            f"{folder / 'tune'}. The same command tries them again."
+        )
+    failed = Counter(
+        task_id
+        for task_id, banks in searcher.outcomes.items()
+        for outcome in banks
+        for candidate in outcome.candidates
+        if candidate.failed
+    )
+    for task_id, count in failed.items():
+        reporter.say(f"{task_id}: {count} candidates diverged and were left out.")
+    return searcher.outcomes
+
+
+def _bank_size(
+    config: SweepConfig,
+    facts: Mapping[str, TaskFacts],
+    backbone: Backbone,
+    plan: TrialPlan,
+) -> int:
+    """Return the size of a bank: as asked for, or as the first run of the sweep decided."""
+    if config.search.bank != "auto":
+        return min(config.search.bank, config.search.candidates)
+    file = config.outputs / PLAN
+    if file.exists():
+        return int(json.loads(file.read_text())["bank"])
+    folds = config.search.folds if config.search.validation == "cross" else 0
+    largest = max(len(task.support) for task in facts.values())
+    footprint = BankFootprint(
+        tokens=backbone.grid**2,
+        width=backbone.width,
+        embed_dim=backbone.embed_dim,
+        num_heads=backbone.heads,
+        batch_size=config.training.batch_size,
+        members=1 + folds,
+        maps=largest * (config.features.views + 1),
+    )
+    size = automatic_bank_size(config.search.candidates, footprint, plan.memory)
+    write_atomically(file, json.dumps({"bank": size}) + "\n")
+    return size
+
+
+def _test(
+    config: SweepConfig,
+    facts: Mapping[str, TaskFacts],
+    backbone: Backbone,
+    outcomes: Mapping[str, Sequence[BankOutcome]],
+    tests: Mapping[str, Inventory],
+    recorder: Recorder,
+    writer: BackgroundTracker,
+    reporter: Reporter,
+) -> list[TaskResult]:
+    sweep = config.outputs
+    choices: dict[str, Choice] = {}
+    for task_id, banks in outcomes.items():
+        choice = choose(str(sweep), banks)
+        if choice is None:
+            raise InputError(
+                f"No candidate of {task_id} could be trained: narrow search.lr towards smaller "
+                "values, or look at the errors in the sweep's folder."
+            )
+        choices[task_id] = choice
+    preparation.extract_tests(
+        config, backbone, list(tests.values()), reporter.phase("extracting test features")
+    )
+    progress = reporter.phase("testing")
+    results: list[TaskResult] = []
+    for dataset, inventory in tests.items():
+        winners = [c.winner for t, c in choices.items() if facts[t].task.dataset == dataset]
+        counts = _count(config, winners, inventory)
+        for task_id, count in counts.items():
+            recorder.result(config.sweep, choices[task_id], count)
+            head = os.path.relpath(choices[task_id].winner.folder, sweep)
+            run_id = writer.run_id(task_id)
+            results.append(recorder.task_result(choices[task_id], count, head, run_id))
+        progress(len(results), len(facts), None)
+    return results
+
+
+def _count(
+    config: SweepConfig, winners: Sequence[Winner], inventory: Inventory
+) -> dict[str, TestCounts]:
+    """Count on a GPU of the cluster if it has one, else here."""
+    import ray
+
+    labels = inventory.table.column("label").to_pylist()
+    gpu = ray.cluster_resources().get("GPU", 0) > 0
+    arguments: tuple[Any, ...] = (
+        config.outputs,
+        list(winners),
+        inventory.samples,
+        labels,
+        torch.device("cuda" if gpu else "cpu"),
+        config.evaluation.batch_size,
+    )
+    if gpu:
+        remote = ray.remote(num_gpus=1, num_cpus=1)(count_correct)
+        counts: dict[str, TestCounts] = ray.get(remote.remote(*arguments))
+        return counts
+    return count_correct(*arguments)
+
+
+def _devices(resources: ClusterResources) -> dict[str, str]:
+    return {
+        "cluster.nodes": str(len(resources.nodes)),
+        "cluster.CPU": f"{resources.cpus:g}",
+        "cluster.GPU": f"{resources.gpus:g}",
+    }
+
+
+def _print_result(config: SweepConfig, result: SweepSummary) -> None:
+    print_table(result.results)
+    command = f"mlflow ui --backend-store-uri {result.tracking_uri}"
+    print(
+        f"Done in {result.seconds:.0f} s.\n"
+        f"  results   {result.folder / 'results.md'}\n"
+        f"  summary   {result.folder / 'summary.json'}\n"
+        f"  heads     {result.folder / 'banks'}\n"
+        f"  features  {config.features.store}\n"
+        f"  compare   {command}\n"
+        f"  studies   optuna-dashboard {result.folder / 'optuna-journal.log'}"
+    )

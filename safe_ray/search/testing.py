@@ -1,0 +1,104 @@
+"""The test report: one pass of a data set's test maps serves every winning head of that data set.
+
+This is the only place where test samples meet a head, and it runs after the search has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors.torch import load_file
+
+from safe_ray.heads.artifact import load_head
+from safe_ray.heads.blending import blend_logits
+from safe_ray.training.evaluation import pool_with_heads
+from safe_ray.training.job import CLASSIFIER, TaskFacts, load_pooling
+
+_T = TypeVar("_T")
+_HEADS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The head that a task's search ended with.
+
+    Attributes:
+        task_id: the task.
+        folder: the folder of its head.
+        alpha: the chosen blend.
+    """
+
+    task_id: str
+    folder: Path
+    alpha: float
+
+
+@dataclass(frozen=True)
+class TestCounts:
+    """Correctly classified test samples of one task.
+
+    Attributes:
+        zero_shot: with the original pooling (alpha = 0).
+        tuned_only: with the tuned pooling alone (alpha = 1).
+        safe: with the blend at the chosen alpha.
+        samples: test samples.
+    """
+
+    zero_shot: int
+    tuned_only: int
+    safe: int
+    samples: int
+
+
+@torch.no_grad()
+def count_correct(
+    sweep: Path,
+    winners: Sequence[Winner],
+    samples: Sequence[str],
+    labels: Sequence[int],
+    device: torch.device,
+    rows_at_once: int,
+) -> dict[str, TestCounts]:
+    """Classify the test samples of one data set with each of its tasks' winning heads.
+
+    Args:
+        sweep: the sweep's folder.
+        winners: winning heads of tasks of one data set, which share its classifier and its store.
+        samples: sample digests of the test split.
+        labels: class indices of the test split.
+        device: where to compute.
+        rows_at_once: test samples whose maps are in memory at once.
+
+    Returns:
+        The counts of each task, by task id.
+    """
+    folder = sweep / "tasks" / winners[0].task_id
+    facts = TaskFacts.load(folder)
+    classifier = load_file(folder / CLASSIFIER)["classifier"].to(device)
+    original = load_pooling(sweep)
+    store = facts.store()
+    correct = {winner.task_id: [0, 0, 0] for winner in winners}
+    for group in _pieces(winners, _HEADS_AT_ONCE):
+        heads = [load_head(winner.folder)[0] for winner in group]
+        for rows in _pieces(range(len(samples)), rows_at_once):
+            maps = torch.from_numpy(store.read([samples[row] for row in rows], (0,)))[:, 0]
+            target = torch.tensor([labels[row] for row in rows], device=device)
+            base = pool_with_heads([original], facts.num_heads, maps, device)[0]
+            tuned = pool_with_heads(heads, facts.num_heads, maps, device)
+            for place, winner in enumerate(group):
+                for column, alpha in enumerate((0.0, 1.0, winner.alpha)):
+                    logits = blend_logits(tuned[place], base, classifier, facts.logit_scale, alpha)
+                    hits = (logits.argmax(dim=-1) == target).sum()
+                    correct[winner.task_id][column] += int(hits)
+    return {
+        task: TestCounts(zero_shot, tuned_only, safe, len(samples))
+        for task, (zero_shot, tuned_only, safe) in correct.items()
+    }
+
+
+def _pieces(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,0 +1,99 @@
+"""The one Ray Tune run of a sweep: each trial trains a bank."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from safe_ray.cluster import TrialPlan
+from safe_ray.search.searcher import SHARE, BankSearcher
+
+_SECONDS_BETWEEN_REPORTS = 5.0
+
+
+def run_trials(
+    searcher: BankSearcher, plan: TrialPlan, workers: int, max_failures: int, folder: Path
+) -> None:
+    """Run trials until the searcher has no bank left to hand out.
+
+    Args:
+        searcher: hands out the banks and reads their outcomes.
+        plan: what each trial reserves, and how many run at once.
+        workers: DDP workers of a trial; with one, the trial trains in its own process.
+        max_failures: how often a trial, or its workers, may die and go on from a checkpoint.
+        folder: where Tune keeps its own records; on storage that all nodes see.
+    """
+    if searcher.complete:
+        return
+    # Tune would otherwise write a line for each trial, and a warning for each of its own hints.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    from ray import tune
+
+    settings = {
+        "workers": workers,
+        "max_failures": max_failures,
+        "threads": plan.threads,
+        "resources": {"CPU": plan.cpus_per_worker, "GPU": plan.gpus_per_worker},
+    }
+    trainable = tune.with_parameters(_train_bank_trial, settings=settings)
+    bundle = {"CPU": plan.trial_cpus, "GPU": plan.trial_gpus}
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, tune.PlacementGroupFactory([bundle])),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            max_concurrent_trials=plan.concurrent,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: _trial_name(trial.config),
+            trial_dirname_creator=lambda trial: f"{_trial_name(trial.config)}-{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=max_failures),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    tuner.fit()
+
+
+def _trial_name(config: dict[str, Any]) -> str:
+    return f"{config['job']['task_id']}-bank-{config['job']['bank']:03d}"
+
+
+def _train_bank_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Train one bank: in this process, or with Ray Train's workers."""
+    import time
+
+    import torch
+    from ray import tune
+
+    from safe_ray.training.distributed import train_with_workers
+    from safe_ray.training.job import BankJob, run_bank
+
+    job = BankJob.from_json(config["job"])
+    if settings["workers"] > 1:
+        train_with_workers(
+            job,
+            settings["workers"],
+            settings["resources"],
+            settings["threads"],
+            settings["max_failures"],
+        )
+    else:
+        torch.set_num_threads(settings["threads"])
+        told = time.monotonic()
+
+        def tell(share: float) -> None:
+            nonlocal told
+            if time.monotonic() - told >= _SECONDS_BETWEEN_REPORTS:
+                told = time.monotonic()
+                tune.report({SHARE: share, "finished": 0})
+
+        device = torch.device("cuda" if settings["resources"]["GPU"] else "cpu")
+        run_bank(job, device, on_progress=tell)
+    tune.report({"finished": 1})

@@ -1,0 +1,38 @@
+"""`python -m safe_ray.tune`: search the learning rate and the blend of every task of a sweep."""
+
+from __future__ import annotations
+
+import sys
+
+from safe_ray.cli import Command, main
+from safe_ray.config import SweepConfig
+
+
+def run(config: SweepConfig) -> None:
+    """Run the sweep."""
+    from safe_ray.search.sweep import run_sweep
+
+    run_sweep(config)
+
+
+COMMAND = Command(
+    verb="tune",
+    summary=(
+        "Fine-tune CLIP's attention pooling for every task, choose each task's learning rate,\n"
+        "weight decay, epochs and blend on validation images, and report on the test split."
+    ),
+    examples=(
+        ("", "every embedded task, in a few minutes on two cores"),
+        (
+            "backbone=rn50 'tasks.datasets=[eurosat,dtd]' 'tasks.shots=[1,2,4,8,16]' "
+            "'tasks.seeds=[1,2,3]' search.candidates=64",
+            "thirty tasks on data sets in the folder data.root",
+        ),
+        ("sweep=mine search.bank=16 training.workers=2", "a named sweep, to go on with later"),
+        ("search.lr=1e-4 'search.epochs={low: 10, high: 50}'", "fix one knob, search another"),
+    ),
+    run=run,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(COMMAND))

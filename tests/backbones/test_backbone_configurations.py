@@ -1,0 +1,47 @@
+"""The backbones of `conf/backbone` are what their comments say, and get the weights they name."""
+
+from __future__ import annotations
+
+import re
+
+import open_clip
+import pytest
+import yaml
+
+from safe_ray.compose import packaged_tree
+from safe_ray.specs import BackboneSpec
+
+FILES = sorted((packaged_tree() / "backbone").glob("*.yaml"))
+OPENAI = [file for file in FILES if "pretrained: openai" in file.read_text()]
+
+
+def configured(file):
+    return BackboneSpec(**yaml.safe_load(file.read_text()))
+
+
+def test_openais_resnets_are_all_there():
+    assert {file.stem for file in OPENAI} == {"rn50", "rn101", "rn50x4", "rn50x16", "rn50x64"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_backbone_has_the_name_of_its_file(file):
+    assert configured(file).name == file.stem
+
+
+@pytest.mark.parametrize("file", OPENAI, ids=lambda file: file.stem)
+def test_openais_weights_meet_the_quick_gelu_that_they_were_trained_with(file):
+    spec = configured(file)
+    assert open_clip.is_pretrained_cfg(spec.model, spec.pretrained)
+    assert open_clip.get_model_config(spec.model)["quick_gelu"]
+    assert open_clip.get_pretrained_cfg(spec.model, spec.pretrained)["quick_gelu"]
+
+
+@pytest.mark.parametrize("file", OPENAI, ids=lambda file: file.stem)
+def test_the_comment_states_the_size_of_images_and_dense_maps(file):
+    comment = file.read_text().splitlines()[0]
+    stated = re.fullmatch(r"# .*: (\d+) px, dense maps of (\d+)x\2x(\d+)\.", comment)
+    assert stated
+    size, grid, width = map(int, stated.groups())
+    vision = open_clip.get_model_config(configured(file).model)["vision_cfg"]
+    assert vision["image_size"] == size == 32 * grid
+    assert vision["width"] * 32 == width

@@ -1,0 +1,55 @@
+"""The journal holds one study a task, survives a torn write and never repeats a trial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from safe_ray.search.journal import FILE_NAME, Journal
+from safe_ray.search.space import suggest_bank, trials_of_bank
+from tests.search.outcomes import SPACE, outcome_of
+
+
+def studies(folder: Path) -> dict[str, optuna.Study]:
+    storage = JournalStorage(JournalFileBackend(str(folder / FILE_NAME)))
+    names = optuna.get_all_study_names(storage)
+    return {name: optuna.load_study(study_name=name, storage=storage) for name in names}
+
+
+def test_each_task_has_a_study_whose_best_is_its_best_row(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    candidates = suggest_bank(SPACE, [], [], 6, seed=0, row_points=3)
+    for task in ("a", "b"):
+        journal.record(SPACE, outcome_of(candidates, task_id=task), row_points=3)
+    found = studies(tmp_path)
+    assert set(found) == {"a", "b"}
+    best = max(
+        candidate.row.accuracy[candidate.best] for candidate in outcome_of(candidates).candidates
+    )
+    assert found["a"].best_trial.user_attrs["accuracy"] == best
+
+
+def test_recording_twice_adds_nothing(tmp_path: Path) -> None:
+    outcome = outcome_of(suggest_bank(SPACE, [], [], 4, seed=0, row_points=3), failed=[2])
+    expected = len(trials_of_bank(SPACE, outcome, 3))
+    for _ in range(2):
+        journal = Journal(tmp_path)
+        journal.record(SPACE, outcome, row_points=3)
+        journal.record(SPACE, outcome, row_points=3)
+    assert len(studies(tmp_path)["task"].trials) == expected
+
+
+def test_a_torn_last_line_and_a_stale_lock_are_mended(tmp_path: Path) -> None:
+    outcome = outcome_of(suggest_bank(SPACE, [], [], 4, seed=0, row_points=3))
+    Journal(tmp_path).record(SPACE, outcome, row_points=3)
+    path = tmp_path / FILE_NAME
+    path.write_bytes(path.read_bytes()[:-40])
+    Path(f"{path}.lock").touch()
+
+    Journal(tmp_path).record(SPACE, outcome, row_points=3)
+
+    trials = studies(tmp_path)["task"].trials
+    assert len(trials) == len(trials_of_bank(SPACE, outcome, 3))

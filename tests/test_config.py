@@ -1,0 +1,310 @@
+"""The configuration: what is refused in which words, and what makes two sweeps the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from safe_ray.compose import ConfigTree, load_config, load_dataset, packaged_tree
+from safe_ray.config import (
+    FloatRange,
+    SweepConfig,
+    config_digest,
+    difference,
+    essentials,
+    groups,
+    knobs,
+    remember,
+    validate,
+)
+from safe_ray.errors import InputError
+from safe_ray.specs import Task
+
+
+@pytest.fixture
+def load(tiny_config_dir: Path, tmp_path: Path):
+    def load(*overrides: str) -> SweepConfig:
+        base = ("backbone=tiny", "tasks.datasets=[shapes]", f"storage={tmp_path}")
+        return load_config((*base, *overrides), tiny_config_dir)
+
+    return load
+
+
+def refusal(load, *overrides: str) -> str:
+    with pytest.raises(InputError) as caught:
+        load(*overrides)
+    return str(caught.value)
+
+
+def test_the_packaged_defaults_name_every_knob_and_no_other():
+    tree = packaged_tree()
+    primary = yaml.safe_load((tree / "tune.yaml").read_text())
+    defaults = {
+        f"{group}.{key}"
+        for entry in primary["defaults"]
+        if isinstance(entry, dict)
+        for group, choice in entry.items()
+        for key in yaml.safe_load((tree / group / f"{choice}.yaml").read_text())
+    }
+    top_level = {key for key in primary if key != "defaults"}
+    assert defaults | top_level == {knob.path for knob in knobs()}
+
+
+@pytest.mark.parametrize("group", sorted(groups()))
+def test_every_packaged_choice_is_valid(group: str, load):
+    for file in sorted((packaged_tree() / group).glob("*.yaml")):
+        if group != "tasks":
+            load(f"{group}={file.stem}")
+
+
+def test_every_packaged_data_set_is_valid():
+    tree = ConfigTree.of()
+    for name in tree.choices("dataset"):
+        assert load_dataset(tree, name).name == name
+
+
+def test_every_knob_has_a_line_of_meaning():
+    assert all(knob.meaning.endswith(".") and knob.type for knob in knobs())
+
+
+def test_the_command_line_wins_over_the_files(load):
+    config = load("search.candidates=64", "search.lr=1e-4", "search.epochs.high=50")
+    assert config.search.candidates == 64
+    assert config.search.lr == 1e-4
+    assert config.search.epochs.high == 50
+    assert config.search.weight_decay.log
+
+
+def test_a_fixed_number_can_become_a_range_and_back(load):
+    assert load("search.alpha=0.5").search.alpha == 0.5
+    searched = load("search.lr={low: 1e-4, high: 1e-3}").search.lr
+    assert searched == FloatRange(low=1e-4, high=1e-3, log=True)
+
+
+def test_a_tree_of_ones_own_goes_before_the_packaged_one(tmp_path: Path, tiny_config_dir: Path):
+    file = tmp_path / "search" / "default.yaml"
+    file.parent.mkdir()
+    packaged = yaml.safe_load((packaged_tree() / "search" / "default.yaml").read_text())
+    file.write_text(json.dumps({**packaged, "candidates": 7}))
+    for group, name in (("backbone", "tiny"), ("dataset", "shapes")):
+        copy = tmp_path / group / f"{name}.yaml"
+        copy.parent.mkdir()
+        copy.write_text((tiny_config_dir / group / f"{name}.yaml").read_text())
+    config = load_config(["backbone=tiny", "tasks.datasets=[shapes]"], tmp_path)
+    assert config.search.candidates == 7
+    assert config.training.workers == 1
+
+
+def test_what_is_written_lies_in_the_storage_folder(load, tmp_path: Path):
+    config = load("sweep=mine")
+    assert config.outputs == tmp_path / "outputs" / "mine"
+    assert config.features.store == tmp_path / "features"
+    assert config.tracking.uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert config.experiment == "mine"
+
+
+def test_the_storage_folder_may_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_config_dir: Path
+):
+    monkeypatch.setenv("SAFE_RAY_STORAGE", str(tmp_path / "shared"))
+    monkeypatch.setenv("SAFE_RAY_DATA", str(tmp_path / "images"))
+    config = load_config(["backbone=tiny", "tasks.datasets=[shapes]"], tiny_config_dir)
+    assert config.storage == tmp_path / "shared"
+    assert config.data.root == tmp_path / "images"
+
+
+def test_relative_folders_start_at_the_working_directory(
+    load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)
+    assert load("storage=out").storage == tmp_path / "out"
+    assert load("storage=~/out").storage == Path.home() / "out"
+
+
+def test_an_unnamed_sweep_is_named_after_its_backbone_and_the_time(load):
+    assert load().sweep.startswith("tiny-20")
+
+
+def test_a_single_value_is_a_list_of_one(load):
+    config = load("tasks.datasets=shapes", "tasks.shots=4", "tasks.seeds=2")
+    assert config.tasks.tasks() == [Task("shapes", 4, 2)]
+
+
+def test_tasks_of_different_data_sets_are_neighbours():
+    tasks = validate_tasks(["a", "b"], shots=[1, 2], seeds=[1])
+    assert [task.id for task in tasks] == [
+        "a-1shot-seed1",
+        "b-1shot-seed1",
+        "a-2shot-seed1",
+        "b-2shot-seed1",
+    ]
+
+
+def validate_tasks(datasets: list[str], shots: list[int], seeds: list[int]) -> list[Task]:
+    from safe_ray.config import TasksConfig
+
+    return TasksConfig.model_validate(
+        {"datasets": datasets, "shots": shots, "seeds": seeds}
+    ).tasks()
+
+
+def test_the_backbone_travels_with_absolute_paths(load, monkeypatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    assert load("backbone.pretrained=openai").backbone.spec().pretrained == "openai"
+    local = load("backbone.pretrained=weights/my.pt").backbone.spec()
+    assert local.pretrained == str(tmp_path / "weights" / "my.pt")
+    packaged = load("backbone.pretrained=pkg://safe_ray/x.safetensors").backbone.spec()
+    assert packaged.pretrained == "pkg://safe_ray/x.safetensors"
+    assert load("backbone.pretrained=null").backbone.spec().pretrained is None
+
+
+def test_the_data_sets_of_the_tasks_are_read(load, tiny_dataset):
+    assert load().dataset_specs() == {"shapes": tiny_dataset}
+
+
+def test_text_with_special_characters_needs_no_quotes(load):
+    uri = "postgresql://me:secret@db.example:5432/mlflow?sslmode=require"
+    assert load(f"tracking.uri={uri}").tracking.uri == uri
+
+
+def test_the_configuration_survives_json(load):
+    config = load()
+    assert validate(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("backbone=rn5", ["backbone=rn5", "'rn50'"]),
+        ("backbone=null", ["backbone=null", "rn101"]),
+        ("bakbone=rn50", ["'bakbone'", "'backbone'"]),
+        ("search.candidate=3", ["'search.candidate'", "'search.candidates'"]),
+        ("+search.candidate=3", ["'search.candidate'", "'search.candidates'"]),
+        ("~search.lr", ["~search.lr", "cannot be removed"]),
+        ("search", ["'search'", "group.knob=value"]),
+        ("tasks.shots=[1,2", ["tasks.shots=[1,2", "lists are written [a,b]"]),
+        ("tasks.shots=1,2", ["tasks.shots=[1,2]"]),
+        ("dataset=shapes", ["tasks.datasets"]),
+        ("hydra.run.dir=x", ["Hydra"]),
+        ("tasks.datasets=[shape]", ["'shape'", "dataset/shape.yaml", "'shapes'"]),
+        ("tasks.datasets=[]", ["tasks.datasets is empty"]),
+        ("tasks.datasets=[shapes,shapes]", ["'shapes' twice"]),
+        ("tasks.shots=[0]", ["tasks.shots holds 0", "at least 1"]),
+        ("tasks.shots=[1.5]", ["tasks.shots holds 1.5", "integers"]),
+        ("tasks.shots=[4,4]", ["tasks.shots names 4 twice"]),
+        ("tasks.shots=[]", ["tasks.shots is empty"]),
+        ("tasks.seeds=[-1]", ["tasks.seeds holds -1", "at least 0"]),
+        ("tasks.seeds=[true]", ["tasks.seeds holds true", "integers"]),
+        ("training.workers=0", ["training.workers is 0", "at least 1"]),
+        ("training.parameters=[q_proj,out]", ["training.parameters", "c_proj"]),
+        ("training.warmup=1", ["training.warmup is 1", "below 1"]),
+        ("search.bank=lots", ['search.bank is "lots"', "auto"]),
+        ("search.lr=0", ["search.lr reaches 0", "above 0"]),
+        ("search.lr=nan", ["search.lr", "number"]),
+        ("search.lr={low: 1, high: 0.1}", ["search.lr", "low must be below high"]),
+        ("search.lr={low: 0, high: 0.1}", ["search.lr", "logarithmic"]),
+        ("search.lr={lo: 1, high: 2}", ["search.lr", "{low, high, log}"]),
+        ("search.epochs=0.5", ["search.epochs is 0.5", "integer"]),
+        ("search.alpha={low: 0, high: 2}", ["search.alpha reaches 2", "between 0 and 1"]),
+        ("search.alpha=[0,1]", ["search.alpha", "{low, high, log}"]),
+        ("search.validation=test", ["search.validation", "coop or cross"]),
+        ("features.precision=fp8", ["features.precision", "bf16"]),
+        ("sweep=a/b", ["sweep", "'a/b'", "folder"]),
+        ("backbone.model_config=[a]", ["backbone.model_config"]),
+    ],
+)
+def test_a_mistake_gets_one_sentence_with_the_remedy(load, override: str, words: list[str]):
+    said = refusal(load, override)
+    assert "\n" not in said
+    for word in words:
+        assert word in said
+
+
+def test_an_unknown_data_set_without_a_near_name_lists_those_there_are(load):
+    assert "shapes" in refusal(load, "tasks.datasets=[zzzzzz]")
+
+
+def test_a_folder_of_configuration_must_exist(tmp_path: Path):
+    with pytest.raises(InputError, match="not a folder"):
+        load_config([], tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("path: x", "format is missing"),
+        ("format: parquet\npath: x\ntemplate: a", "'template' (did you mean 'templates'"),
+        ("format: [", "cannot be read"),
+        ("- 1", "must hold settings"),
+        ("", "format is missing"),
+    ],
+)
+def test_a_bad_data_set_file_is_named(tmp_path: Path, content: str, word: str):
+    file = tmp_path / "dataset" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text(content)
+    with pytest.raises(InputError) as caught:
+        load_dataset(ConfigTree.of(tmp_path), "mine")
+    assert word in str(caught.value)
+    assert "mine" in str(caught.value)
+
+
+def test_a_bad_file_in_ones_own_tree_is_one_sentence(tmp_path: Path):
+    file = tmp_path / "search" / "default.yaml"
+    file.parent.mkdir()
+    file.write_text("candidates: [3")
+    with pytest.raises(InputError, match="cannot be composed") as caught:
+        load_config([], tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "storage=/elsewhere",
+        "sweep=other",
+        "cluster.num_cpus=1",
+        "training.workers=2",
+        "search.concurrent_trials=3",
+        "features.batch_size=1",
+        "tracking.uri=http://tracker:5000",
+    ],
+)
+def test_where_and_how_fast_a_sweep_runs_does_not_make_it_another(load, override: str):
+    assert config_digest(load(override)) == config_digest(load())
+    assert difference(essentials(load()), essentials(load(override))) is None
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("search.candidates=64", "search.candidates was 16, is 64"),
+        ("tasks.seeds=[3,4]", "tasks.seeds was"),
+        ("search.lr=0.5", "search.lr"),
+        ("training.batch_size=7", "training.batch_size was 32, is 7"),
+        ("backbone.seed=5", "backbone.seed was 0, is 5"),
+        ("data.skip_bad=true", "data.skip_bad was false, is true"),
+    ],
+)
+def test_what_a_result_depends_on_makes_another_sweep(load, override: str, said: str):
+    before, after = load("search.candidates=16"), load("search.candidates=16", override)
+    assert config_digest(before) != config_digest(after)
+    assert said in (difference(essentials(before), essentials(after)) or "")
+
+
+def test_a_sweep_goes_on_under_its_name_and_another_one_is_refused(load):
+    first = load("sweep=mine", "search.candidates=8")
+    assert remember(first) is False
+    assert remember(first) is True
+    with pytest.raises(InputError, match=r"search\.candidates was 8, is 9"):
+        remember(load("sweep=mine", "search.candidates=9"))
+
+
+def test_a_read_only_storage_is_named(load, tmp_path: Path):
+    blocker = tmp_path / "blocked"
+    blocker.write_text("a file where a folder should be")
+    with pytest.raises(InputError, match="blocked"):
+        remember(load(f"storage={blocker}"))
