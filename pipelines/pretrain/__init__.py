@@ -1,0 +1,1 @@
+"""How the embedded backbone and its benchmark were made: artwork, captions, training, export."""

@@ -1,0 +1,131 @@
+"""Measure the shipped backbone on the shipped data sets: zero-shot, and a pooling tuned on a few.
+
+One fixed recipe stands for the search of the main job: the numbers say whether tuning the pooling
+can help on a data set, not how far a search would get.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from safe_ray.backbones.openclip import Backbone, load_backbone
+from safe_ray.backbones.pooling import POOLING_PARAMETERS
+from safe_ray.data.episodes import draw_episode
+from safe_ray.data.images import decode_image
+from safe_ray.data.manifest import load_manifest, read_image_bytes
+from safe_ray.data.views import make_view, normalise
+from safe_ray.heads.bank import Bank, pool_bank, with_mean_token
+from safe_ray.heads.blending import alpha_grid, sum_alpha_row
+from safe_ray.heads.selection import best_point
+from safe_ray.specs import BackboneSpec, DatasetSpec
+from safe_ray.training.loop import LoopOptions, Member, SupportShard, begin, train_bank
+
+EMBEDDED = Path(__file__).parents[2] / "safe_ray" / "embedded"
+MODEL = "pictogram-rn-128"
+TEMPLATES = ("a drawing of a {}.", "an icon of a {}.", "{}")
+
+
+def dense_maps(backbone: Backbone, table: pa.Table, views: int) -> Tensor:
+    """Run the trunk over the views of every image: [N, views, L, C]."""
+    maps = []
+    for row, data in enumerate(read_image_bytes(table, range(table.num_rows))):
+        image = decode_image(data)
+        sample = str(table.column("path")[row])
+        pixels = torch.stack(
+            [make_view(image, backbone.preprocessing, sample, view) for view in range(views)]
+        )
+        with torch.no_grad():
+            maps.append(backbone.trunk(normalise(pixels, backbone.preprocessing)))
+    return torch.stack(maps)
+
+
+def labels_of(table: pa.Table) -> Tensor:
+    """Read the labels of a table."""
+    return torch.tensor(table.column("label").to_pylist(), dtype=torch.int64)
+
+
+def measure(
+    backbone: Backbone, name: str, shots: int, seeds: list[int], options: argparse.Namespace
+) -> dict[str, float]:
+    """Give zero-shot accuracy, and means over the seeds of the tuned pooling and the blend."""
+    spec = DatasetSpec(name, "parquet", str(options.folder / f"{name}.parquet"), TEMPLATES)
+    manifest = load_manifest(spec, Path())
+    classifier = backbone.classifier(manifest.classes, manifest.templates)
+    alphas = alpha_grid(101)
+    test = manifest.split("test")
+    original = {key: value.unsqueeze(0) for key, value in backbone.pooling.items()}
+
+    def pools(maps: Tensor, heads: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+        tokens = with_mean_token(maps)
+        bank = Bank(heads, backbone.heads, (), classifier, backbone.logit_scale)
+        with torch.no_grad():
+            return bank.pool(tokens), pool_bank(tokens, original, backbone.heads)[0]
+
+    test_maps, truth = dense_maps(backbone, test, 1)[:, 0], labels_of(test)
+    found: dict[str, list[float]] = {"zero_shot": [], "tuned": [], "safe": []}
+    for seed in seeds:
+        episode = draw_episode(manifest, shots, seed)
+        maps = dense_maps(backbone, episode.train, options.views)
+        count = len(maps)
+        shard = SupportShard(maps, labels_of(episode.train), torch.arange(count), count)
+        state = train_bank(
+            [Member(lr, 0.01, options.epochs) for lr in options.lr],
+            begin(backbone.pooling, len(options.lr)),
+            shard,
+            classifier,
+            backbone.heads,
+            backbone.logit_scale,
+            LoopOptions(batch_size=64, warmup=0.1, seed=seed, trained=tuple(POOLING_PARAMETERS)),
+        )
+        heads = [dict(member.head) for member in state.members]
+        held = dense_maps(backbone, episode.validation, 1)[:, 0]
+        answers = labels_of(episode.validation)
+        tuned, base = pools(held, heads)
+        sums = sum_alpha_row(tuned, base, classifier, answers, backbone.logit_scale, alphas)
+        rows = [sums.row(k, alphas) for k in range(len(heads))]
+        points = [best_point(row, len(answers)) for row in rows]
+        best = max(
+            range(len(heads)),
+            key=lambda k: (rows[k].accuracy[points[k]], -rows[k].nll[points[k]]),
+        )
+        tuned, base = pools(test_maps, [heads[best]])
+        sums = sum_alpha_row(tuned, base, classifier, truth, backbone.logit_scale, alphas)
+        accuracy = sums.row(0, alphas).accuracy
+        found["zero_shot"].append(accuracy[0])
+        found["tuned"].append(accuracy[-1])
+        found["safe"].append(accuracy[points[best]])
+    mean = {key: round(sum(values) / len(values), 3) for key, values in found.items()}
+    return {**mean, "test": float(len(truth)), "classes": float(len(manifest.classes))}
+
+
+def main() -> None:
+    """Print one line of JSON per data set and number of shots."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--folder", type=Path, default=EMBEDDED, help="folder of the weights and data sets")
+    add("--data", nargs="*", help="names of data sets (default: all)")
+    add("--shots", type=int, nargs="+", default=[2])
+    add("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    add("--views", type=int, default=4, help="views per training image")
+    add("--epochs", type=int, default=30)
+    add("--lr", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3])
+    add("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    weights = options.folder / f"{MODEL}.safetensors"
+    spec = BackboneSpec("pictogram", MODEL, str(weights), str(EMBEDDED / f"{MODEL}.json"))
+    backbone = load_backbone(spec)
+    for name in options.data or sorted(path.stem for path in options.folder.glob("*.parquet")):
+        for shots in options.shots:
+            result = measure(backbone, name, shots, options.seeds, options)
+            print(json.dumps({"dataset": name, "shots": shots, **result}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
