@@ -191,11 +191,24 @@ class DatasetConfig(Group):
     format: str
     path: str
     templates: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = ("a photo of a {}.",)
+    ensemble: Literal["openai", "simple"] | tuple[str, ...] = ()
+    descriptions: str | None = None
+    target_of: str | None = None
+    source: str = ""
     options: dict[str, Any] = {}
 
     def spec(self) -> DatasetSpec:
         """Return the value that travels; its path is still relative to the data root."""
-        return DatasetSpec(self.name, self.format, self.path, self.templates, dict(self.options))
+        return DatasetSpec(
+            name=self.name,
+            format=self.format,
+            path=self.path,
+            templates=self.templates,
+            ensemble=self.ensemble,
+            descriptions=self.descriptions,
+            target_of=self.target_of,
+            options=dict(self.options),
+        )
 
 
 class TasksConfig(Group):

@@ -36,6 +36,10 @@ class DatasetSpec:
         path: the file or folder, absolute, `pkg://...`, or relative to the data root.
         templates: prompts with one `{}` each; several are averaged after normalisation.
         options: what the reader of this format needs beyond the path.
+        ensemble: more of them, for `data.prompts=ensemble`; the name `openai` or `simple` stands
+            for the 80 or the 7 templates for ImageNet that come with open_clip.
+        descriptions: a JSON file of sentences about each class, for `data.prompts=descriptions`.
+        target_of: the data set whose heads this one tests; it then has a test split only.
     """
 
     name: str
@@ -43,6 +47,9 @@ class DatasetSpec:
     path: str
     templates: tuple[str, ...] = ("a photo of a {}.",)
     options: Mapping[str, Any] = field(default_factory=dict)
+    ensemble: tuple[str, ...] | str = ()
+    descriptions: str | None = None
+    target_of: str | None = None
 
 
 @dataclass(frozen=True, order=True)

@@ -122,11 +122,33 @@ class Backbone:
                 same once they are cut to what the text tower reads.
         """
         templates = check_templates(templates, f"the classifier of {self.spec.name!r}")
-        prompts = [prompt for row in render_prompts(classes, templates) for prompt in row]
+        return self.classifier_of(render_prompts(classes, templates), classes)
+
+    def classifier_of(
+        self, prompts: Sequence[Sequence[str]], classes: Sequence[str], distinct: bool = True
+    ) -> torch.Tensor:
+        """Embed each class's prompts: each normalised, averaged over the class, normalised.
+
+        Args:
+            prompts: one or more a class; not all classes need as many.
+            classes: their names, for errors.
+            distinct: refuse two classes with the same prompts.
+
+        Returns:
+            float32 [classes, D] on the CPU.
+
+        Raises:
+            InputError: two classes whose prompts are the same once they are cut to what the text
+                tower reads.
+        """
         with _quiet():
             tokenizer = open_clip.get_tokenizer(self.spec.model)
-        tokens = tokenizer(prompts, context_length=self.context_length)
-        self._check_distinct(tokens.view(len(classes), -1), classes)
+        tokens = tokenizer(
+            [prompt for row in prompts for prompt in row], context_length=self.context_length
+        )
+        counts = [len(row) for row in prompts]
+        if distinct:
+            self._check_distinct(tokens.split(counts), classes)
         device = next(iter(self.text.parameters()), torch.empty(0)).device
         embeddings = torch.cat(
             [
@@ -134,13 +156,13 @@ class Backbone:
                 for batch in tokens.split(PROMPTS_PER_BATCH)
             ]
         )
-        mean = embeddings.view(len(classes), len(templates), -1).mean(dim=1)
+        mean = torch.stack([rows.mean(dim=0) for rows in embeddings.split(counts)])
         return functional.normalize(mean, dim=-1)
 
-    def _check_distinct(self, tokens: torch.Tensor, classes: Sequence[str]) -> None:
+    def _check_distinct(self, tokens: Sequence[torch.Tensor], classes: Sequence[str]) -> None:
         first: dict[tuple[int, ...], str] = {}
-        for name, row in zip(classes, tokens.tolist(), strict=True):
-            other = first.setdefault(tuple(row), name)
+        for name, rows in zip(classes, tokens, strict=True):
+            other = first.setdefault(tuple(rows.flatten().tolist()), name)
             if other is not name:
                 raise InputError(
                     f"The classes {other!r} and {name!r} have the same prompts in the "

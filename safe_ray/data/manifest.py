@@ -9,16 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from safe_ray.data.prompts import canonical_class_name, check_templates
+from safe_ray.data.locations import locate
+from safe_ray.data.prompts import (
+    canonical_class_name,
+    check_templates,
+    named_templates,
+    read_descriptions,
+    render_prompts,
+)
 from safe_ray.data.readers import READERS, SPLITS, RawDataset
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import resolve_path
 from safe_ray.specs import DatasetSpec
+
+Prompts = Literal["single", "ensemble", "descriptions"]
 
 
 @dataclass(frozen=True)
@@ -28,17 +38,32 @@ class Manifest:
     Attributes:
         name: of its spec.
         classes: the class names; a label is an index into them.
-        templates: the prompts, with one `{}` each.
+        templates: the prompts, with one `{}` each; empty if each class has sentences of its own.
         tables: for `train`, `val` and `test` (the last two may have no rows) a table with the
             columns `path` (string; unique in the data set, relative, with `/`), `label` (int32),
             and one of `image` (large_binary, the encoded bytes) or `file` (string, an absolute
-            path).
+            path or a URI; with `offset` and `length`, a range of its bytes).
+        sentences: the prompts of each class, if they are no templates.
+        ids: what the source calls the classes, if it has ids; two classes may then have one name.
+        listed: the split was made from a listing of files (see `RawDataset`).
+        notes: what was assumed in reading, in sentences.
     """
 
     name: str
     classes: tuple[str, ...]
     templates: tuple[str, ...]
     tables: Mapping[str, pa.Table]
+    sentences: tuple[tuple[str, ...], ...] = ()
+    ids: tuple[str, ...] | None = None
+    listed: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def prompts(self) -> list[list[str]]:
+        """The prompts of each class."""
+        if self.sentences:
+            return [list(sentences) for sentences in self.sentences]
+        return render_prompts(self.classes, self.templates)
 
     def split(self, name: str) -> pa.Table:
         """Return the table of one split.
@@ -54,12 +79,14 @@ class Manifest:
         return self.tables[name]
 
 
-def load_manifest(spec: DatasetSpec, root: Path) -> Manifest:
+def load_manifest(spec: DatasetSpec, root: Path, prompts: Prompts = "single") -> Manifest:
     """Read a data set and check it.
 
     Args:
         spec: its format names the reader; a relative path starts at `root`.
         root: the folder that data sets are kept in.
+        prompts: `single` for the spec's templates, `ensemble` for its ensemble (its templates, if
+            it has none), `descriptions` for the sentences of its JSON file.
 
     Raises:
         InputError: an unknown format, a missing file or column, a label outside the classes, two
@@ -72,14 +99,45 @@ def load_manifest(spec: DatasetSpec, root: Path) -> Manifest:
             f"Data set {spec.name!r} has the unknown format {spec.format!r}: use one of "
             f"{', '.join(map(repr, sorted(READERS)))}.{nearest(spec.format, READERS)}"
         )
-    templates = check_templates(spec.templates, f"data set {spec.name!r}")
-    raw = READERS[spec.format](spec, resolve_path(spec.path, root))
+    templates = _templates(spec, prompts)
+    raw = READERS[spec.format](spec, locate(spec.path, root))
     _check_classes(raw)
     for split in SPLITS:
         _check_labels(raw, split)
     _check_paths(raw)
-    _check_no_class_is_empty(raw)
-    return Manifest(spec.name, raw.classes, templates, dict(raw.tables))
+    if spec.target_of is None:
+        _check_no_class_is_empty(raw)
+    sentences: tuple[tuple[str, ...], ...] = ()
+    if prompts == "descriptions":
+        assert spec.descriptions is not None
+        sentences = read_descriptions(resolve_path(spec.descriptions, root), raw.classes, raw.ids)
+    return Manifest(
+        name=spec.name,
+        classes=raw.classes,
+        templates=templates,
+        tables=dict(raw.tables),
+        sentences=sentences,
+        ids=raw.ids,
+        listed=raw.listed,
+        notes=raw.notes,
+    )
+
+
+def _templates(spec: DatasetSpec, prompts: Prompts) -> tuple[str, ...]:
+    where = f"data set {spec.name!r}"
+    if prompts == "descriptions":
+        if spec.descriptions is None:
+            raise InputError(
+                f"data.prompts=descriptions needs sentences about the classes, and {where} names "
+                "no file of them: add `descriptions: <file>.json` to its YAML file, or choose "
+                "data.prompts=single."
+            )
+        return ()
+    if prompts == "ensemble" and spec.ensemble:
+        if isinstance(spec.ensemble, str):
+            return named_templates(spec.ensemble)
+        return check_templates(spec.ensemble, where)
+    return check_templates(spec.templates, where)
 
 
 def read_image_bytes(table: pa.Table, rows: Sequence[int]) -> list[bytes]:
@@ -117,7 +175,7 @@ def _check_classes(raw: RawDataset) -> None:
         canonical = canonical_class_name(name)
         if not canonical:
             raise InputError(f"{raw.source} has an empty class name {name!r}: name class {label}.")
-        if canonical in first:
+        if canonical in first and raw.ids is None:
             other = first[canonical]
             raise InputError(
                 f"{raw.source} has two classes of one name, {raw.classes[other]!r} (label {other}) "

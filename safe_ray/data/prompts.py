@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
-from safe_ray.errors import InputError
+from safe_ray.errors import InputError, nearest
 
 SLOT = "{}"
 
@@ -41,6 +43,74 @@ def check_templates(templates: Sequence[str], where: str) -> tuple[str, ...]:
                 "class name goes, as in 'a photo of a {}.'."
             )
     return tuple(templates)
+
+
+def named_templates(name: str) -> tuple[str, ...]:
+    """Return templates that come with open_clip, by name.
+
+    Args:
+        name: `openai` for the 80 of CLIP's authors (`OPENAI_IMAGENET_TEMPLATES`), `simple` for
+            their 7 best (`SIMPLE_IMAGENET_TEMPLATES`).
+
+    Raises:
+        InputError: another name.
+    """
+    known = {"openai": "OPENAI_IMAGENET_TEMPLATES", "simple": "SIMPLE_IMAGENET_TEMPLATES"}
+    if name not in known:
+        raise InputError(
+            f"There is no ensemble of templates called {name!r}: use one of "
+            f"{', '.join(map(repr, known))}, or a list of templates.{nearest(name, known)}"
+        )
+    import open_clip
+
+    return tuple(template(SLOT) for template in getattr(open_clip, known[name]))
+
+
+def read_descriptions(
+    file: Path, classes: Sequence[str], ids: Sequence[str] | None = None
+) -> tuple[tuple[str, ...], ...]:
+    """Read sentences about each class, as CuPL keeps them (arXiv 2209.03320).
+
+    Args:
+        file: a JSON object from a class to a list of sentences. A class is looked up by its id,
+            then by its name as it is, and then with underscores, case and spaces put aside.
+        classes: the class names.
+        ids: their ids, where the data set has them.
+
+    Returns:
+        The sentences of each class, at least one.
+
+    Raises:
+        InputError: no such file, not JSON of that shape, or a class without sentences.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"The descriptions {file} are not readable JSON ({error}): correct the path under "
+            "descriptions, or choose data.prompts=single."
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"The descriptions {file} must be an object from class names to lists.")
+    loose = {canonical_class_name(key): value for key, value in content.items()}
+    found = []
+    for label, name in enumerate(classes):
+        keys = ([ids[label]] if ids else []) + [name]
+        sentences = next((content[key] for key in keys if key in content), None)
+        if sentences is None:
+            sentences = loose.get(canonical_class_name(name))
+        if (
+            not isinstance(sentences, list)
+            or not sentences
+            or not all(isinstance(sentence, str) and sentence.strip() for sentence in sentences)
+        ):
+            raise InputError(
+                f"The descriptions {file} have no list of sentences for the class {name!r}"
+                + (f" (id {ids[label]!r})" if ids else "")
+                + f": add them.{nearest(name, list(content))}"
+            )
+        found.append(tuple(sentences))
+    return tuple(found)
 
 
 def render_prompts(classes: Sequence[str], templates: Sequence[str]) -> list[list[str]]:

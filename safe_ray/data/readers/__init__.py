@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from safe_ray.data.readers import coop, parquet
 from safe_ray.data.readers.base import SPLITS, RawDataset
 from safe_ray.specs import DatasetSpec
 
-Reader = Callable[[DatasetSpec, Path], RawDataset]
+Reader = Callable[[DatasetSpec, str], RawDataset]
+"""Reads the data set at a location: an absolute local path, or a URI."""
 
 READERS: dict[str, Reader] = {
     "coop": coop.read,

@@ -17,6 +17,15 @@ BYTES_SCHEMA = pa.schema(
     [("path", pa.string()), ("label", pa.int32()), ("image", pa.large_binary())]
 )
 FILES_SCHEMA = pa.schema([("path", pa.string()), ("label", pa.int32()), ("file", pa.string())])
+RANGES_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("label", pa.int32()),
+        ("file", pa.string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -26,13 +35,22 @@ class RawDataset:
     Attributes:
         source: the file that holds the labels, to name in errors.
         classes: the class names; a label is an index into them.
-        tables: a table for each of `SPLITS`, with `BYTES_SCHEMA` or `FILES_SCHEMA`; the order of
-            the rows is that of the source, for episodes are drawn by it.
+        tables: a table for each of `SPLITS`, with `BYTES_SCHEMA`, `FILES_SCHEMA` or
+            `RANGES_SCHEMA`; the order of the rows is that of the source, for episodes are drawn
+            by it.
+        ids: what the source calls the classes (folders, WordNet ids), in the order of their
+            labels; with it, two classes may have one name.
+        listed: the split was not written down anywhere but made from a listing of files, so that
+            it is worth keeping.
+        notes: what was assumed in reading, each a sentence for the person whose data it is.
     """
 
     source: str
     classes: tuple[str, ...]
     tables: Mapping[str, pa.Table]
+    ids: tuple[str, ...] | None = None
+    listed: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def check_options(spec: DatasetSpec, known: Iterable[str]) -> None:

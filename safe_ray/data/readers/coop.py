@@ -31,7 +31,7 @@ LARGEST_INT32 = 2**31 - 1
 Entry = tuple[str, int, str]
 
 
-def read(spec: DatasetSpec, path: Path) -> RawDataset:
+def read(spec: DatasetSpec, location: str) -> RawDataset:
     """Read the data set.
 
     Raises:
@@ -44,7 +44,7 @@ def read(spec: DatasetSpec, path: Path) -> RawDataset:
             f"Data set {spec.name!r} in format 'coop' needs options.split, the name of its split "
             "file, such as split_zhou_EuroSAT.json."
         )
-    folder = _existing(spec, path, "folder")
+    folder = _existing(spec, Path(location), "folder")
     images = _existing(spec, resolve_path(str(spec.options.get("images", ".")), folder), "folder")
     file = _existing(spec, resolve_path(str(spec.options["split"]), folder), "file")
     entries = _parse(file)

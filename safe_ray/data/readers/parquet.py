@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
 )
 
 
-def read(spec: DatasetSpec, path: Path) -> RawDataset:
+def read(spec: DatasetSpec, location: str) -> RawDataset:
     """Read the data set.
 
     Raises:
@@ -43,6 +43,7 @@ def read(spec: DatasetSpec, path: Path) -> RawDataset:
             of another type, an unknown split, or a class that `options.classes` does not list.
     """
     check_options(spec, ("classes",))
+    path = Path(location)
     table = pa.concat_tables([_read_file(file) for file in _files(spec, path)])
     names = pc.unique(table.column("class_name")).to_pylist()
     classes = chosen_classes(spec) or tuple(sorted(names))
