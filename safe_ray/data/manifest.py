@@ -7,7 +7,7 @@ image bytes decode is found later, by whoever reads them all anyway.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from safe_ray.data.locations import locate
+from safe_ray.data.locations import first_line, locate
 from safe_ray.data.prompts import (
     canonical_class_name,
     check_templates,
@@ -24,6 +24,7 @@ from safe_ray.data.prompts import (
     render_prompts,
 )
 from safe_ray.data.readers import READERS, SPLITS, RawDataset
+from safe_ray.data.sources import ImageSource, image_sources
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import resolve_path
 from safe_ray.specs import DatasetSpec
@@ -77,6 +78,11 @@ class Manifest:
                 f"{', '.join(map(repr, self.tables))}."
             )
         return self.tables[name]
+
+    def without_test(self) -> Manifest:
+        """Return the data set as those see it who choose: it has no test split to look at."""
+        tables = {name: table for name, table in self.tables.items() if name != "test"}
+        return replace(self, tables=tables)
 
 
 def load_manifest(spec: DatasetSpec, root: Path, prompts: Prompts = "single") -> Manifest:
@@ -146,19 +152,16 @@ def read_image_bytes(table: pa.Table, rows: Sequence[int]) -> list[bytes]:
     Raises:
         InputError: a file cannot be read.
     """
-    indices = pa.array(rows, pa.int64())
-    if "image" in table.column_names:
-        return table.column("image").take(indices).to_pylist()
-    return [_read(file) for file in table.column("file").take(indices).to_pylist()]
+    return [_read(source) for source in image_sources(table.take(pa.array(rows, pa.int64())))]
 
 
-def _read(file: str) -> bytes:
+def _read(source: ImageSource) -> bytes:
     try:
-        return Path(file).read_bytes()
+        return source.read()
     except OSError as error:
         raise InputError(
-            f"The image {file} cannot be read ({error.strerror}): restore it, or leave such images "
-            "out with data.skip_bad=true."
+            f"The image {source.name} cannot be read ({first_line(error)}): restore it, or leave "
+            "such images out with data.skip_bad=true."
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def readable_class_name(name: str) -> str:
 
 def canonical_class_name(name: str) -> str:
     """Return what is left of a class name once CLIP's tokenizer has cleaned it."""
-    return " ".join(readable_class_name(name).split()).lower()
+    composed = unicodedata.normalize("NFC", name)
+    return " ".join(readable_class_name(composed).split()).lower()
 
 
 def check_templates(templates: Sequence[str], where: str) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ class ExtractionRequest:
     """Images, and the views of them that are wanted.
 
     Attributes:
-        table: rows with `sample` (see `take_inventory`), `path`, and `image` or `file`.
+        table: rows with `sample` (see `take_inventory`), `path`, and where the image is.
         views: the views of these images; None for those that `extract` was called with.
         bad: how many images the inventory left out, for the summary.
     """
@@ -355,6 +355,8 @@ _CHUNK_SCHEMA = pa.schema(
         ("views", pa.list_(pa.int16())),
         ("image", pa.large_binary()),
         ("file", pa.string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
     ]
 )
 
@@ -365,7 +367,7 @@ def _chunk_table(requests: Sequence[ExtractionRequest], chunk: Sequence[_Row]) -
         table = requests[number].table
         columns["sample"].append(sample)
         columns["views"].append(views)
-        for name in ("path", "image", "file"):
+        for name in ("path", "image", "file", "offset", "length"):
             present = name in table.column_names
             columns[name].append(table.column(name)[row].as_py() if present else None)
     return pa.table(columns, schema=_CHUNK_SCHEMA)
@@ -383,6 +385,8 @@ def decode_views(chunk: pa.Table, preprocessing: dict[str, Any]) -> dict[str, np
     import torch
 
     from safe_ray.data.images import BadImageError, decode_image
+    from safe_ray.data.locations import first_line
+    from safe_ray.data.sources import ImageSource
     from safe_ray.data.views import Preprocessing, make_view
 
     # Views are single images; threads would only contend with the trunk for cores.
@@ -394,15 +398,16 @@ def decode_views(chunk: pa.Table, preprocessing: dict[str, Any]) -> dict[str, np
         (sum(map(len, chunk["views"].to_pylist())), 3, recipe.size, recipe.size), np.uint8
     )
     for row in chunk.to_pylist():
-        name = row["file"] or row["path"] or row["sample"]
+        source = ImageSource(row["image"], row["file"], row["offset"] or 0, row["length"])
+        name = source.name or row["path"] or row["sample"]
         try:
-            encoded = row["image"] if row["file"] is None else Path(row["file"]).read_bytes()
+            encoded = source.read()
             if sample_digest(encoded) != row["sample"]:
                 raise InputError(f"{name} changed while it was being read: run the command again.")
             image = decode_image(encoded)
         except OSError as error:
             raise InputError(
-                f"{name} cannot be read on the node that extracts it ({error.strerror or error}): "
+                f"{name} cannot be read on the node that extracts it ({first_line(error)}): "
                 "keep images where every node sees them."
             ) from error
         except BadImageError as error:

@@ -2,7 +2,8 @@
 
 Every image is read and decoded once, before anything expensive starts. What was found sound is
 remembered by (file, size, modification time), or by digest for images inside a table, so that a
-second run reads no file again.
+second run reads no file again. A part of a file, such as an image in a tar, is known by its place
+in it and the size and time of the whole.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from safe_ray.data.images import BadImageError, decode_image
+from safe_ray.data.locations import first_line, is_uri, stamp
+from safe_ray.data.sources import ImageSource, image_sources
 from safe_ray.errors import InputError
 from safe_ray.files import replacing, sha256_hex
 from safe_ray.progress import Progress
@@ -27,6 +30,7 @@ SAMPLE_DIGITS = 32
 
 _SHOWN_BAD = 10
 _PROGRESS_INTERVAL_S = 0.2
+_REMOTE_WORKERS = 16
 _Stamp = tuple[str, int, int]
 
 
@@ -74,7 +78,8 @@ def take_inventory(
     """Digest and check every image of `table`.
 
     Args:
-        table: rows with `path`, and `image` (encoded bytes) or `file` (absolute path).
+        table: rows with `path`, and `image` (encoded bytes) or `file` (absolute path or URI; with
+            `offset` and `length`, a part of it).
         cache: the file that remembers sound images; any number of tables may share it. If it
             cannot be written, the next run checks everything again.
         skip_bad: leave bad images out instead of stopping.
@@ -117,24 +122,19 @@ def _examine(
     progress: Progress,
 ) -> Iterator[_Finding]:
     total = table.num_rows
-    if "file" in table.column_names:
-        work: Iterable[tuple[str | None, bytes | None]] = (
-            (file.as_py(), None) for file in table.column("file")
-        )
-    else:
-        work = ((None, image.as_py()) for image in table.column("image"))
+    # Thousands of images share one tar, whose stamp a remote file system is asked for once.
+    shared_stamp = functools.cache(stamp)
 
-    def examine(item: tuple[str | None, bytes | None]) -> _Finding:
-        file, image = item
-        if file is not None:
-            return _examine_file(file, known_files, known_samples)
-        return _examine_bytes(image or b"", known_samples)
+    def examine(source: ImageSource) -> _Finding:
+        if source.file is None:
+            return _examine_bytes(source.read(), known_samples)
+        get_stamp = stamp if source.length is None else shared_stamp
+        return _examine_file(source, get_stamp, known_files, known_samples)
 
     start = shown = time.monotonic()
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(workers, "inventory") as pool:
+    with ThreadPoolExecutor(_workers(table), "inventory") as pool:
         # A window at a time: submitting all would hold every image of the table in memory.
-        for done, finding in enumerate(_windowed(pool, examine, work), 1):
+        for done, finding in enumerate(_windowed(pool, examine, image_sources(table)), 1):
             yield finding
             now = time.monotonic()
             if now - shown >= _PROGRESS_INTERVAL_S or done == total:
@@ -144,11 +144,11 @@ def _examine(
 
 def _windowed(
     pool: ThreadPoolExecutor,
-    examine: Callable[[tuple[str | None, bytes | None]], _Finding],
-    work: Iterable[tuple[str | None, bytes | None]],
+    examine: Callable[[ImageSource], _Finding],
+    work: Iterable[ImageSource],
     size: int = 256,
 ) -> Iterator[_Finding]:
-    window: list[tuple[str | None, bytes | None]] = []
+    window: list[ImageSource] = []
     for item in work:
         window.append(item)
         if len(window) == size:
@@ -157,20 +157,35 @@ def _windowed(
     yield from pool.map(examine, window)
 
 
+def _workers(table: pa.Table) -> int:
+    if "file" in table.column_names and any(is_uri(file.as_py()) for file in table["file"][:1]):
+        # They wait for the network, not for a core.
+        return _REMOTE_WORKERS
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _examine_file(
-    file: str, known_files: Mapping[_Stamp, str], known_samples: frozenset[str]
+    source: ImageSource,
+    get_stamp: Callable[[str], tuple[int, int]],
+    known_files: Mapping[_Stamp, str],
+    known_samples: frozenset[str],
 ) -> _Finding:
+    assert source.file is not None
+    assert source.name is not None
     try:
-        status = Path(file).stat()
-        stamp = (file, status.st_size, status.st_mtime_ns)
-        if stamp in known_files:
-            return _Finding(known_files[stamp], stamp)
-        encoded = Path(file).read_bytes()
+        size, changed = get_stamp(source.file)
+        key = (source.name, size, changed)
+        # Where nothing tells when a file was changed, it is read each time.
+        if changed and key in known_files:
+            return _Finding(known_files[key], key)
+        encoded = source.read()
     except OSError as error:
-        return _Finding(reason=f"{error.strerror or error}")
+        return _Finding(reason=first_line(error))
     finding = _examine_bytes(encoded, known_samples)
     # A file known by its bytes under another name is new to the cache under this one.
-    return _Finding(finding.sample, stamp, finding.reason, checked=True)
+    return _Finding(finding.sample, key, finding.reason, checked=True)
 
 
 def _examine_bytes(encoded: bytes, known_samples: frozenset[str]) -> _Finding:
