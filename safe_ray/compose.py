@@ -96,7 +96,8 @@ def load_config(overrides: Sequence[str] = (), config_dir: str | Path | None = N
         name = backbone.get("name") if isinstance(backbone, dict) else None
         plain["sweep"] = f"{name or 'sweep'}-{time.strftime('%Y%m%d-%H%M%S')}"
     config = validate({**plain, "datasets": {}})
-    datasets = {name: load_dataset(tree, name) for name in config.tasks.datasets}
+    names = [*config.tasks.datasets, *config.evaluation.targets]
+    datasets = {name: load_dataset(tree, name) for name in names}
     return config.model_copy(update={"datasets": datasets})
 
 

@@ -82,6 +82,9 @@ class Group(BaseModel):
     )
 
 
+Settings = typing.TypeVar("Settings", bound=Group)
+
+
 class FloatRange(Group):
     """An interval of real numbers to search."""
 
@@ -195,6 +198,7 @@ class DatasetConfig(Group):
     descriptions: str | None = None
     target_of: str | None = None
     source: str = ""
+    on_change: Literal["refuse", "redraw"] = "refuse"
     options: dict[str, Any] = {}
 
     def spec(self) -> DatasetSpec:
@@ -235,10 +239,18 @@ class TasksConfig(Group):
 
 
 class DataConfig(Group):
-    """Where images are, and what happens to bad ones."""
+    """Where images are, how they are drawn and prompted, and what happens to bad ones."""
 
     root: Folder = Field(
         description="Folder of the data sets whose paths are relative (environment: SAFE_RAY_DATA)."
+    )
+    convention: Literal["coop", "clip_lora", "tip_adapter"] = Field(
+        description="How episodes are drawn: as CoOp does, with validation first (CLIP-LoRA), or "
+        "with repetition (Tip-Adapter)."
+    )
+    prompts: Literal["single", "ensemble", "descriptions"] = Field(
+        description="Prompts of the classifier: a data set's templates, its ensemble of templates, "
+        "or its file of sentences about each class."
     )
     skip_bad: Flag = Field(
         description="Leave out and count images that cannot be read, instead of stopping."
@@ -329,11 +341,13 @@ class SearchConfig(Group):
         description="Points of a head's alpha row that its study is told, beside its own and the "
         "best."
     )
-    validation: Literal["coop", "cross"] = Field(
-        description="Score on CoOp's validation images, or cross-validated on the support images."
+    validation: Literal["auto", "coop", "cross", "full"] = Field(
+        description="Score on a few validation images a class (coop), on folds of the support "
+        "images (cross) or on the whole validation split (full); auto is coop where there are "
+        "validation images, else cross."
     )
     folds: Annotated[int, Strict(), Field(ge=2)] = Field(
-        description="Folds of the support images when search.validation=cross."
+        description="Folds of the support images in cross-validation."
     )
     seed: Seed = Field(description="Seeds the suggestions and the training.")
 
@@ -369,6 +383,9 @@ class ClusterConfig(Group):
 class EvaluationConfig(Group):
     """How the winners are tested."""
 
+    targets: Annotated[
+        tuple[str, ...], BeforeValidator(_one_or_many), AfterValidator(_without_repeats)
+    ] = Field(description="Test-only data sets that winners of their source are tested on, too.")
     batch_size: PositiveInt = Field(description="Test images that pass the pooling at once.")
 
 
@@ -405,8 +422,9 @@ class SweepConfig(Group):
         return self.tracking.experiment or self.sweep
 
     def dataset_specs(self) -> dict[str, DatasetSpec]:
-        """Return the data sets of the tasks by name."""
-        return {name: self.datasets[name].spec() for name in self.tasks.datasets}
+        """Return the data sets of the tasks and the targets by name."""
+        names = [*self.tasks.datasets, *self.evaluation.targets]
+        return {name: self.datasets[name].spec() for name in names}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values that `validate` reads again."""
@@ -519,6 +537,18 @@ def validate_dataset(name: str, values: Mapping[str, Any]) -> DatasetConfig:
         raise InputError(f"In the data set {name!r}: {_sentence(error, DatasetConfig)}") from None
 
 
+def validate_settings(model: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+    """Check the content of a file that is not part of a sweep's own configuration.
+
+    Raises:
+        InputError: the first values that are wrong, each with what it must be and `where` it is.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise InputError(f"In {where}: {_sentence(error, model)}") from None
+
+
 def _sentence(error: ValidationError, root: type[Group]) -> str:
     """Return one sentence about the first three settings that are wrong."""
     found: dict[str, str] = {}
@@ -576,7 +606,7 @@ _INCIDENTAL: Any = {
     "sweep": True,
     "storage": True,
     "cluster": True,
-    "evaluation": True,
+    "evaluation": {"batch_size"},
     "data": {"root"},
     "features": {"store", "batch_size", "rows_per_file", "actors"},
     "training": {
@@ -588,6 +618,7 @@ _INCIDENTAL: Any = {
     },
     "search": {"concurrent_trials"},
     "tracking": {"uri"},
+    "datasets": {"__all__": {"source", "on_change"}},
 }
 
 

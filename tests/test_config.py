@@ -210,7 +210,7 @@ def test_the_configuration_survives_json(load):
         ("search.epochs=0.5", ["search.epochs is 0.5", "integer"]),
         ("search.alpha={low: 0, high: 2}", ["search.alpha reaches 2", "between 0 and 1"]),
         ("search.alpha=[0,1]", ["search.alpha", "{low, high, log}"]),
-        ("search.validation=test", ["search.validation", "coop or cross"]),
+        ("search.validation=test", ["search.validation", "auto, coop, cross or full"]),
         ("features.precision=fp8", ["features.precision", "bf16"]),
         ("sweep=a/b", ["sweep", "'a/b'", "folder"]),
         ("backbone.model_config=[a]", ["backbone.model_config"]),

@@ -2,6 +2,7 @@
 
 from safe_ray.report.summary import (
     BestCandidate,
+    Protocol,
     TaskResult,
     TestResult,
     ValidationResult,
@@ -12,6 +13,7 @@ from safe_ray.report.tables import print_table, write_report
 
 __all__ = [
     "BestCandidate",
+    "Protocol",
     "TaskResult",
     "TestResult",
     "ValidationResult",

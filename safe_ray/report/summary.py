@@ -58,10 +58,35 @@ class TestResult:
 
 
 @dataclass(frozen=True)
+class Protocol:
+    """How the task was posed, and by what its winner was chosen; never by a test sample.
+
+    Attributes:
+        selection: `coop` (a few validation samples a class), `cross` (folds of the support set) or
+            `full` (the whole validation split).
+        convention: of the sampling, a key of `safe_ray.data.episodes.CONVENTIONS`.
+        prompts: `single`, `ensemble` or `descriptions`.
+        support_samples: images that the head was tuned on.
+        validation_samples: images that the validation accuracy is over.
+        train_digest: of the support samples.
+        validation_digest: of the drawn validation samples.
+    """
+
+    selection: str
+    convention: str
+    prompts: str
+    support_samples: int
+    validation_samples: int
+    train_digest: str
+    validation_digest: str
+
+
+@dataclass(frozen=True)
 class TaskResult:
     """One task's entry in `summary.json`.
 
     Attributes:
+        targets: of the head on the test-only data sets that were asked for, by their names.
         head: folder of the winning head, with '/' and relative to the folder of `summary.json`, so
             that a sweep's folder can be moved.
         mlflow_run_id: the task's run, or None when nothing was tracked.
@@ -74,6 +99,8 @@ class TaskResult:
     best: BestCandidate
     validation: ValidationResult
     test: TestResult
+    targets: dict[str, TestResult]
+    protocol: Protocol
     head: str
     mlflow_run_id: str | None
 
@@ -97,6 +124,11 @@ class TaskResult:
                     **_read(ValidationResult, values["validation"], "validation")
                 ),
                 "test": TestResult(**_read(TestResult, values["test"], "test")),
+                "targets": {
+                    name: TestResult(**_read(TestResult, value, f"target {name}"))
+                    for name, value in values["targets"].items()
+                },
+                "protocol": Protocol(**_read(Protocol, values["protocol"], "protocol")),
             }
         )
 

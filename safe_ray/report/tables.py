@@ -7,6 +7,7 @@ over these averages.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ COLUMNS = (
     "data set",
     "shots",
     "seeds",
+    "chosen by",
     "zero-shot",
     "tuned only (alpha = 1)",
     "SAFE",
@@ -32,7 +34,9 @@ COLUMNS = (
 AVERAGE = "average"
 NOTE = (
     "Test accuracy in per cent, mean over seeds ± half of the 95% interval (Student's t); the "
-    "difference is paired by seed. One seed has no interval."
+    "difference is paired by seed. One seed has no interval. Winners were chosen by: coop, a few "
+    "validation samples a class; cross, cross-validation on the support samples; full, the whole "
+    "validation split; never by a test sample."
 )
 _WIDTH_OF_A_FILE = 132
 
@@ -47,6 +51,7 @@ class Row:
     dataset: str
     shots: int
     seeds: int
+    selection: str
     zero_shot: Interval
     tuned_only: Interval
     safe: Interval
@@ -57,6 +62,9 @@ class Row:
 def summarise(results: Sequence[TaskResult]) -> list[Row]:
     """Return a row for each data set and number of shots, then the averages over data sets.
 
+    The rows of a data set are followed by those of the targets that its heads were tested on, which
+    are in no average.
+
     An average uses the seeds that every data set has at this number of shots. Where there is no
     such seed it averages the data sets' means and has no interval. One data set has no average.
     """
@@ -64,10 +72,12 @@ def summarise(results: Sequence[TaskResult]) -> list[Row]:
     groups: dict[tuple[str, int], list[TaskResult]] = {}
     for result in ordered:
         groups.setdefault((result.dataset, result.shots), []).append(result)
-    rows = [
-        _row(dataset, shots, [result.test for result in group])
-        for (dataset, shots), group in groups.items()
-    ]
+    rows = []
+    for (dataset, shots), group in groups.items():
+        rows.append(_row(dataset, shots, [result.test for result in group], _selection(group)))
+        for target in group[0].targets:
+            tests = [result.targets[target] for result in group if target in result.targets]
+            rows.append(_row(f"{dataset} on {target}", shots, tests, _selection(group)))
     for shots in sorted({shots for _, shots in groups}):
         members = [group for (_, other), group in groups.items() if other == shots]
         if len(members) > 1:
@@ -75,13 +85,24 @@ def summarise(results: Sequence[TaskResult]) -> list[Row]:
     return rows
 
 
-def _row(dataset: str, shots: int, tests: Sequence[TestResult], is_average: bool = False) -> Row:
+def _selection(results: Sequence[TaskResult]) -> str:
+    return ", ".join(sorted({result.protocol.selection for result in results}))
+
+
+def _row(
+    dataset: str,
+    shots: int,
+    tests: Sequence[TestResult],
+    selection: str,
+    is_average: bool = False,
+) -> Row:
     zero_shot = [test.zero_shot for test in tests]
     safe = [test.safe for test in tests]
     return Row(
         dataset=dataset,
         shots=shots,
         seeds=len(tests),
+        selection=selection,
         zero_shot=mean_interval(zero_shot),
         tuned_only=mean_interval([test.tuned_only for test in tests]),
         safe=mean_interval(safe),
@@ -97,7 +118,8 @@ def _average(shots: int, members: Sequence[Sequence[TaskResult]]) -> Row:
         tests = [_mean_test([tests[seed] for tests in by_seed]) for seed in common]
     else:
         tests = [_mean_test([_mean_test(list(tests.values())) for tests in by_seed])]
-    return _row(AVERAGE, shots, tests, is_average=True)
+    selection = _selection([result for group in members for result in group])
+    return _row(AVERAGE, shots, tests, selection, is_average=True)
 
 
 def _mean_test(tests: Sequence[TestResult]) -> TestResult:
@@ -122,6 +144,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.dataset,
         str(row.shots),
         "one seed" if row.seeds == 1 else str(row.seeds),
+        row.selection,
         _per_cent(row.zero_shot),
         _per_cent(row.tuned_only),
         _per_cent(row.safe),
@@ -179,11 +202,15 @@ def markdown(results: Sequence[TaskResult]) -> str:
 
 
 def flat(result: TaskResult) -> dict[str, object]:
-    """Return one task's entry with `best.lr` as `best_lr` and so on, for a table."""
+    """Return one task's entry with `best.lr` as `best_lr` and so on, for a table.
+
+    The targets are one JSON object in a column of their own.
+    """
     entry: dict[str, object] = {}
     for key, value in result.to_json().items():
         if isinstance(value, dict):
-            entry.update({f"{key}_{name}": inner for name, inner in value.items()})
+            flattened = {f"{key}_{name}": inner for name, inner in value.items()}
+            entry.update({key: json.dumps(value)} if key == "targets" else flattened)
         else:
             entry[key] = value
     return entry
@@ -212,6 +239,14 @@ def write_report(results: Sequence[TaskResult], folder: Path) -> list[Path]:
             ("test_tuned_only", pa.float64()),
             ("test_safe", pa.float64()),
             ("test_samples", pa.int32()),
+            ("targets", pa.string()),
+            ("protocol_selection", pa.string()),
+            ("protocol_convention", pa.string()),
+            ("protocol_prompts", pa.string()),
+            ("protocol_support_samples", pa.int32()),
+            ("protocol_validation_samples", pa.int32()),
+            ("protocol_train_digest", pa.string()),
+            ("protocol_validation_digest", pa.string()),
             ("head", pa.string()),
             ("mlflow_run_id", pa.string()),
         ]

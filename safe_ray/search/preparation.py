@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import pyarrow as pa
 from safetensors.torch import save_file
@@ -23,13 +23,17 @@ from safe_ray.features.extract import (
     open_store,
 )
 from safe_ray.features.inventory import Inventory, describe_bad, take_inventory
-from safe_ray.files import replacing
+from safe_ray.files import digest_json, replacing
 from safe_ray.heads.bank import select_parameters
 from safe_ray.heads.blending import alpha_grid
 from safe_ray.progress import Progress
+from safe_ray.search.frozen import MANIFESTS, freeze
 from safe_ray.search.space import Range, SearchSpace, task_seed
+from safe_ray.search.targets import check_targets, target_columns
 from safe_ray.specs import Task
-from safe_ray.training.job import POOLING, TaskFacts
+from safe_ray.training.job import POOLING, TASK, TaskFacts
+
+Selection = Literal["coop", "cross", "full"]
 
 Watch = Callable[[str], Progress]
 """Starts a phase of the work by name, and returns what to call with its progress."""
@@ -41,12 +45,14 @@ class CheckedTask:
 
     Attributes:
         task: data set, shots and seed.
+        selection: what its candidates are chosen by.
         episode: its support and validation samples.
         support: the inventory of the support samples.
         validation: the inventory of the validation samples.
     """
 
     task: Task
+    selection: Selection
     episode: Episode
     support: Inventory
     validation: Inventory
@@ -58,7 +64,7 @@ class CheckedImages:
 
     Attributes:
         tasks: the tasks, with the images of their episodes.
-        tests: the inventory of each data set's test split.
+        tests: the inventory of the test split of each data set and target.
         bad: path and reason of each image that is left out.
     """
 
@@ -91,17 +97,29 @@ def _range(value: float | FloatRange | IntRange) -> Range | float:
 
 
 def read_manifests(config: SweepConfig) -> dict[str, Manifest]:
-    """Read and check the data sets of the sweep.
+    """Read and check the data sets of the sweep, its targets included.
 
     Raises:
-        InputError: a data set is not what it should be, or has nothing to test on.
+        InputError: a data set is not what it should be, or has nothing to test on; a target is
+            among the tasks, or its source is not.
     """
+    specs = config.dataset_specs()
+    check_targets(specs, config.tasks.datasets, config.evaluation.targets)
     manifests = {
-        name: load_manifest(spec, config.data.root) for name, spec in config.dataset_specs().items()
+        name: load_manifest(spec, config.data.root, config.data.prompts)
+        for name, spec in specs.items()
     }
     for name, manifest in manifests.items():
         if manifest.split("test").num_rows == 0:
             raise InputError(f"Data set {name!r} has no test split: add one to report results on.")
+        source = specs[name].target_of
+        if source is not None:
+            target_columns(manifests[source], manifest)
+        if manifest.listed:
+            redraw = config.datasets[name].on_change == "redraw"
+            changed = freeze(manifest, specs[name], config.features.store / MANIFESTS, redraw)
+            if changed is not None:
+                manifests[name] = replace(manifest, notes=(*manifest.notes, changed))
     return manifests
 
 
@@ -111,22 +129,55 @@ def draw_episodes(config: SweepConfig, manifests: Mapping[str, Manifest]) -> dic
     Raises:
         InputError: there is nothing to validate on, or too little to cross-validate.
     """
+    full = config.search.validation == "full"
     episodes = {
-        task: draw_episode(manifests[task.dataset], task.shots, task.seed)
+        task: draw_episode(
+            manifests[task.dataset], task.shots, task.seed, config.data.convention, full
+        )
         for task in config.tasks.tasks()
     }
     for task, episode in episodes.items():
-        if config.search.validation == "coop" and episode.validation.num_rows == 0:
+        selection = selection_of(config, episode)
+        if selection != "cross" and episode.validation.num_rows == 0:
+            missing = "split" if full else "split, nor training images enough to spare some"
             raise InputError(
-                f"Data set {task.dataset!r} has no validation split: give it one, or choose by "
+                f"Data set {task.dataset!r} has no validation {missing}: give it one, or choose by "
                 "cross-validation on the support images with search.validation=cross."
             )
-        if config.search.validation == "cross" and episode.train.num_rows < config.search.folds:
+        most = len(set(episode.train.column("path").to_pylist()))
+        if selection == "cross" and most < config.search.folds:
             raise InputError(
-                f"search.folds={config.search.folds} is more than the {episode.train.num_rows} "
-                f"support images of {task.id}: choose fewer folds."
+                f"search.folds={config.search.folds} is more than the {most} support images of "
+                f"{task.id}: choose fewer folds."
             )
     return episodes
+
+
+def selection_of(config: SweepConfig, episode: Episode) -> Selection:
+    """Return what the candidates of a task are chosen by; `auto` is decided by the episode."""
+    if config.search.validation == "auto":
+        return "coop" if episode.validation.num_rows else "cross"
+    return config.search.validation
+
+
+def assumptions(
+    config: SweepConfig, manifests: Mapping[str, Manifest], episodes: Mapping[Task, Episode]
+) -> list[str]:
+    """Return what was assumed about the data sets, in sentences for the person who ran this."""
+    said = [f"{name}: {note}" for name, manifest in manifests.items() for note in manifest.notes]
+    for task, episode in episodes.items():
+        if config.search.validation == "auto" and selection_of(config, episode) == "cross":
+            said.append(
+                f"{task.id}: too few images for validation samples, so candidates are chosen by "
+                f"cross-validation, {config.search.folds} folds of the {episode.train.num_rows} "
+                "support images."
+            )
+        elif episode.source == "train" and selection_of(config, episode) == "coop":
+            said.append(
+                f"{task.id}: there is no validation split, so candidates are chosen on "
+                f"{episode.validation.num_rows} training images that the support set leaves over."
+            )
+    return said
 
 
 def check_images(
@@ -149,6 +200,7 @@ def check_images(
     tasks = [
         CheckedTask(
             task,
+            selection_of(config, episode),
             episode,
             take(episode.train, f"support images of {task.id}"),
             take(episode.validation, f"validation images of {task.id}"),
@@ -165,6 +217,25 @@ def check_images(
     if bad and not config.data.skip_bad:
         raise InputError(describe_bad(bad, sum(i.table.num_rows for i in inventories) + len(bad)))
     return CheckedImages(tasks, tests, bad)
+
+
+def check_unchanged(config: SweepConfig, tasks: Sequence[CheckedTask]) -> None:
+    """Check that tasks which an earlier run of the sweep began still have the same episode.
+
+    Raises:
+        InputError: the images of a task have changed since.
+    """
+    for checked in tasks:
+        folder = config.outputs / "tasks" / checked.task.id
+        if not (folder / TASK).exists():
+            continue
+        before = TaskFacts.load(folder)
+        now = (*checked.support.samples, *checked.validation.samples)
+        if (*before.support, *before.validation) != now:
+            raise InputError(
+                f"The images of {checked.task.id} have changed since the sweep {config.sweep!r} "
+                "began: restore them, or choose another name with sweep=<name>."
+            )
 
 
 def extract_support(
@@ -231,8 +302,10 @@ def write_tasks(
     space = search_space(config)
     low, high = space.alpha_bounds
     classifiers: dict[str, Tensor] = {
-        name: backbone.classifier(manifest.classes, manifest.templates)
-        for name, manifest in manifests.items()
+        name: backbone.classifier_of(
+            manifests[name].prompts, manifests[name].classes, distinct=manifests[name].ids is None
+        )
+        for name in config.tasks.datasets
     }
     written = {}
     for checked in tasks:
@@ -250,7 +323,7 @@ def write_tasks(
             support_labels=_labels(checked.support),
             validation=tuple(checked.validation.samples),
             validation_labels=_labels(checked.validation),
-            mode=config.search.validation,
+            mode=checked.selection,
             folds=config.search.folds,
             alphas=space.alphas,
             alpha_low=low,
@@ -287,9 +360,12 @@ def _card(
         "seed": episode.seed,
         "class_names": list(manifest.classes),
         "templates": list(manifest.templates),
+        "prompts": config.data.prompts,
+        "prompts_digest": digest_json(manifest.prompts),
         "logit_scale": backbone.logit_scale,
         "preprocessing": asdict(backbone.preprocessing),
         "episode": {
+            "convention": config.data.convention,
             "digest": episode.digest,
             "train_digest": episode.train_digest,
             "validation_digest": episode.validation_digest,

@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from safe_ray.heads.selection import selection_score
-from safe_ray.report.summary import BestCandidate, TaskResult, TestResult, ValidationResult
+from safe_ray.report.summary import (
+    BestCandidate,
+    Protocol,
+    TaskResult,
+    TestResult,
+    ValidationResult,
+)
 from safe_ray.search.testing import TestCounts, Winner
 from safe_ray.tracking.mlflow import model_name
 from safe_ray.tracking.writer import BackgroundTracker
@@ -76,9 +82,7 @@ class Recorder:
                     "shots": facts.task.shots,
                     "seed": facts.task.seed,
                     "classes": len(facts.card["class_names"]),
-                    "support_samples": len(facts.support),
-                    "validation": facts.mode,
-                    "validation_samples": facts.validation_count,
+                    **asdict(self._protocol(task_id)),
                     "views": facts.views,
                     "batch_size": facts.batch_size,
                     "trained": " ".join(facts.trained),
@@ -130,7 +134,9 @@ class Recorder:
                 failed=candidate.failed,
             )
 
-    def result(self, sweep: str, choice: Choice, counts: TestCounts) -> None:
+    def result(
+        self, sweep: str, choice: Choice, counts: TestCounts, targets: Mapping[str, TestCounts]
+    ) -> None:
         """Record a task's result and register its winner."""
         task_id = choice.winner.task_id
         accuracy, nll = choice.validation
@@ -143,6 +149,15 @@ class Recorder:
                 "test_tuned_only": counts.tuned_only / counts.samples,
                 "test_safe": counts.safe / counts.samples,
                 "test_safe_minus_zero_shot": (counts.safe - counts.zero_shot) / counts.samples,
+                **{
+                    f"test_{kind}/{name}": value / target.samples
+                    for name, target in targets.items()
+                    for kind, value in (
+                        ("zero_shot", target.zero_shot),
+                        ("tuned_only", target.tuned_only),
+                        ("safe", target.safe),
+                    )
+                },
             },
             params={
                 **{f"best_{k}": v for k, v in asdict(choice.candidate.hyper_parameters).items()},
@@ -154,7 +169,12 @@ class Recorder:
         )
 
     def task_result(
-        self, choice: Choice, counts: TestCounts, head: str, run_id: str | None
+        self,
+        choice: Choice,
+        counts: TestCounts,
+        targets: Mapping[str, TestCounts],
+        head: str,
+        run_id: str | None,
     ) -> TaskResult:
         """Return the task's entry in the summary."""
         facts = self._facts[choice.winner.task_id]
@@ -172,14 +192,23 @@ class Recorder:
                 choice.winner.alpha,
             ),
             validation=ValidationResult(accuracy, nll),
-            test=TestResult(
-                counts.zero_shot / counts.samples,
-                counts.tuned_only / counts.samples,
-                counts.safe / counts.samples,
-                counts.samples,
-            ),
+            test=_accuracies(counts),
+            targets={name: _accuracies(target) for name, target in targets.items()},
+            protocol=self._protocol(choice.winner.task_id),
             head=head,
             mlflow_run_id=run_id,
+        )
+
+    def _protocol(self, task_id: str) -> Protocol:
+        facts = self._facts[task_id]
+        return Protocol(
+            selection=facts.mode,
+            convention=facts.card["episode"]["convention"],
+            prompts=facts.card["prompts"],
+            support_samples=len(facts.support),
+            validation_samples=facts.validation_count,
+            train_digest=facts.card["episode"]["train_digest"],
+            validation_digest=facts.card["episode"]["validation_digest"],
         )
 
     def _tags(self, task_id: str) -> dict[str, str]:
@@ -191,3 +220,12 @@ class Recorder:
             "backbone": str(facts.card["backbone"]["name"]),
             "episode_digest": str(facts.card["episode"]["digest"]),
         }
+
+
+def _accuracies(counts: TestCounts) -> TestResult:
+    return TestResult(
+        zero_shot=counts.zero_shot / counts.samples,
+        tuned_only=counts.tuned_only / counts.samples,
+        safe=counts.safe / counts.samples,
+        samples=counts.samples,
+    )

@@ -32,6 +32,7 @@ import torch
 from safe_ray.backbones.openclip import Backbone, load_backbone
 from safe_ray.cluster import ClusterResources, TrialPlan, connect, plan_trials
 from safe_ray.config import SweepConfig, remember
+from safe_ray.data.manifest import Manifest
 from safe_ray.errors import InputError
 from safe_ray.features.inventory import Inventory
 from safe_ray.files import write_atomically
@@ -43,6 +44,7 @@ from safe_ray.search.journal import Journal
 from safe_ray.search.recording import Choice, Recorder, choose
 from safe_ray.search.searcher import BankSearcher, SearchOptions
 from safe_ray.search.sizing import BankFootprint, automatic_bank_size
+from safe_ray.search.targets import target_columns
 from safe_ray.search.testing import TestCounts, Winner, count_correct
 from safe_ray.search.tuning import run_trials
 from safe_ray.tracking.mlflow import Tracker
@@ -89,6 +91,8 @@ def run_sweep(config: SweepConfig) -> SweepSummary:
         )
         with BackgroundTracker(tracker) as writer:
             _say(config, reporter, resumed, len(episodes))
+            for sentence in preparation.assumptions(config, manifests, episodes):
+                reporter.say(sentence)
             backbone = load_backbone(config.backbone.spec())
             resources = connect(config.cluster.address, config.cluster.num_cpus)
             plan = plan_trials(
@@ -103,6 +107,10 @@ def run_sweep(config: SweepConfig) -> SweepSummary:
                 reporter.say(f"Left out {len(images.bad)} images that cannot be read.")
             writer.log_system(system_facts(_devices(resources)))
 
+            # Nobody who chooses has a test split to look at, from here until all is chosen.
+            columns = _columns(config, manifests)
+            manifests = {name: manifest.without_test() for name, manifest in manifests.items()}
+            preparation.check_unchanged(config, images.tasks)
             summary = preparation.extract_support(
                 config, backbone, images.tasks, reporter.phase("extracting features")
             )
@@ -113,7 +121,7 @@ def run_sweep(config: SweepConfig) -> SweepSummary:
             recorder.start()
             outcomes = _search(config, facts, backbone, plan, recorder, reporter)
             results = _test(
-                config, facts, backbone, outcomes, images.tests, recorder, writer, reporter
+                config, facts, backbone, outcomes, images.tests, columns, recorder, writer, reporter
             )
     files = write_report(results, config.outputs)
     result = SweepSummary(
@@ -240,7 +248,8 @@ def _bank_size(
     file = config.outputs / PLAN
     if file.exists():
         return int(json.loads(file.read_text())["bank"])
-    folds = config.search.folds if config.search.validation == "cross" else 0
+    crossed = any(task.mode == "cross" for task in facts.values())
+    folds = config.search.folds if crossed else 0
     largest = max(len(task.support) for task in facts.values())
     footprint = BankFootprint(
         tokens=backbone.grid**2,
@@ -262,6 +271,7 @@ def _test(
     backbone: Backbone,
     outcomes: Mapping[str, Sequence[BankOutcome]],
     tests: Mapping[str, Inventory],
+    columns: Mapping[str, tuple[int, ...]],
     recorder: Recorder,
     writer: BackgroundTracker,
     reporter: Reporter,
@@ -281,20 +291,39 @@ def _test(
     )
     progress = reporter.phase("testing")
     results: list[TaskResult] = []
-    for dataset, inventory in tests.items():
+    for dataset in config.tasks.datasets:
         winners = [c.winner for t, c in choices.items() if facts[t].task.dataset == dataset]
-        counts = _count(config, winners, inventory)
+        counts = _count(config, winners, tests[dataset])
+        shifted = {
+            target: _count(config, winners, tests[target], columns[target])
+            for target in config.evaluation.targets
+            if config.datasets[target].target_of == dataset
+        }
         for task_id, count in counts.items():
-            recorder.result(config.sweep, choices[task_id], count)
+            targets = {target: of_task[task_id] for target, of_task in shifted.items()}
+            recorder.result(config.sweep, choices[task_id], count, targets)
             head = os.path.relpath(choices[task_id].winner.folder, sweep)
             run_id = writer.run_id(task_id)
-            results.append(recorder.task_result(choices[task_id], count, head, run_id))
+            results.append(recorder.task_result(choices[task_id], count, targets, head, run_id))
         progress(len(results), len(facts), None)
     return results
 
 
+def _columns(config: SweepConfig, manifests: Mapping[str, Manifest]) -> dict[str, tuple[int, ...]]:
+    """Return for each target which of its source's classes its own are."""
+    columns = {}
+    for target in config.evaluation.targets:
+        source = config.datasets[target].target_of
+        assert source is not None
+        columns[target] = target_columns(manifests[source], manifests[target])
+    return columns
+
+
 def _count(
-    config: SweepConfig, winners: Sequence[Winner], inventory: Inventory
+    config: SweepConfig,
+    winners: Sequence[Winner],
+    inventory: Inventory,
+    columns: Sequence[int] | None = None,
 ) -> dict[str, TestCounts]:
     """Count on a GPU of the cluster if it has one, else here."""
     import ray
@@ -308,6 +337,7 @@ def _count(
         labels,
         torch.device("cuda" if gpu else "cpu"),
         config.evaluation.batch_size,
+        columns,
     )
     if gpu:
         remote = ray.remote(num_gpus=1, num_cpus=1)(count_correct)

@@ -62,6 +62,7 @@ def count_correct(
     labels: Sequence[int],
     device: torch.device,
     rows_at_once: int,
+    columns: Sequence[int] | None = None,
 ) -> dict[str, TestCounts]:
     """Classify the test samples of one data set with each of its tasks' winning heads.
 
@@ -72,6 +73,8 @@ def count_correct(
         labels: class indices of the test split.
         device: where to compute.
         rows_at_once: test samples whose maps are in memory at once.
+        columns: which of the tasks' classes the labels count through, for a target that has not
+            all of them or has them in another order; None is all, in their own order.
 
     Returns:
         The counts of each task, by task id.
@@ -79,6 +82,8 @@ def count_correct(
     folder = sweep / "tasks" / winners[0].task_id
     facts = TaskFacts.load(folder)
     classifier = load_file(folder / CLASSIFIER)["classifier"].to(device)
+    if columns is not None:
+        classifier = classifier[list(columns)]
     original = load_pooling(sweep)
     store = facts.store()
     correct = {winner.task_id: [0, 0, 0] for winner in winners}

@@ -67,7 +67,8 @@ class TaskFacts:
         support_labels: class indices of the support set.
         validation: sample digests of the validation samples (empty in mode `cross`).
         validation_labels: class indices of the validation samples.
-        mode: `coop` validates on the validation samples, `cross` on folds of the support set.
+        mode: `coop` and `full` validate on the validation samples (a few a class, or the whole
+            split), `cross` on folds of the support set.
         folds: folds of the support set in mode `cross`.
         alphas: the grid of alphas that every head is evaluated at.
         alpha_low: the smallest alpha that may be chosen.
@@ -91,7 +92,7 @@ class TaskFacts:
     support_labels: tuple[int, ...]
     validation: tuple[str, ...]
     validation_labels: tuple[int, ...]
-    mode: Literal["coop", "cross"]
+    mode: Literal["coop", "cross", "full"]
     folds: int
     alphas: tuple[float, ...]
     alpha_low: float
@@ -243,19 +244,21 @@ def _read_row(value: Mapping[str, list[float]] | None) -> AlphaRow | None:
     return AlphaRow(tuple(value["alphas"]), tuple(value["accuracy"]), tuple(value["nll"]))
 
 
-def fold_of(labels: Sequence[int], folds: int) -> tuple[int, ...]:
+def fold_of(labels: Sequence[int], samples: Sequence[str], folds: int) -> tuple[int, ...]:
     """Assign each support sample to a fold, so that each class is spread over the folds.
 
-    With one shot a class, a fold leaves out whole classes from training: their text embeddings
-    still classify them, which is what the blend is asked to keep.
+    A sample that occurs several times is always in the same fold, so that nothing is validated on
+    what it was trained on. With one shot a class, a fold leaves out whole classes from training:
+    their text embeddings still classify them, which is what the blend is asked to keep.
     """
     seen: dict[int, int] = {}
-    assigned = []
-    for label in labels:
-        place = seen.get(label, 0)
-        seen[label] = place + 1
-        assigned.append((place + label) % folds)
-    return tuple(assigned)
+    fold: dict[str, int] = {}
+    for label, sample in zip(labels, samples, strict=True):
+        if sample not in fold:
+            place = seen.get(label, 0)
+            seen[label] = place + 1
+            fold[sample] = (place + label) % folds
+    return tuple(fold[sample] for sample in samples)
 
 
 def bank_members(facts: TaskFacts, candidates: Sequence[HyperParameters]) -> list[Member]:
@@ -270,7 +273,7 @@ def bank_members(facts: TaskFacts, candidates: Sequence[HyperParameters]) -> lis
 
     result = members(None)
     if facts.mode == "cross":
-        folds = fold_of(facts.support_labels, facts.folds)
+        folds = fold_of(facts.support_labels, facts.support, facts.folds)
         for fold in range(facts.folds):
             result += members(tuple(place != fold for place in folds))
     return result
@@ -404,9 +407,9 @@ def _validate(
             facts.alphas,
         )
 
-    if facts.mode == "coop":
+    if facts.mode != "cross":
         return evaluate(heads, facts.validation, torch.tensor(facts.validation_labels))
-    folds = torch.tensor(fold_of(facts.support_labels, facts.folds))
+    folds = torch.tensor(fold_of(facts.support_labels, facts.support, facts.folds))
     labels = torch.tensor(facts.support_labels)
     total: AlphaRowSums | None = None
     for fold in range(facts.folds):

@@ -22,6 +22,7 @@ from tests.report.results import result
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 text = st.text(max_size=20)
+tests = st.builds(TestResult, finite, finite, finite, st.integers(0, 10**6))
 any_result = st.builds(
     TaskResult,
     dataset=text,
@@ -30,7 +31,8 @@ any_result = st.builds(
     episode_digest=text,
     best=st.builds(BestCandidate, finite, finite, st.integers(1, 500), finite),
     validation=st.builds(ValidationResult, finite, finite),
-    test=st.builds(TestResult, finite, finite, finite, st.integers(0, 10**6)),
+    test=tests,
+    targets=st.dictionaries(text, tests, max_size=2),
     head=text,
     mlflow_run_id=st.none() | text,
 )
@@ -51,6 +53,16 @@ def test_an_entry_has_the_documented_keys() -> None:
         "best": {"lr": 1e-3, "weight_decay": 0.01, "epochs": 40, "alpha": 0.35},
         "validation": {"accuracy": 0.625, "nll": 1.5},
         "test": {"zero_shot": 0.5, "tuned_only": 0.55, "safe": 0.6, "samples": 120},
+        "targets": {},
+        "protocol": {
+            "selection": "coop",
+            "convention": "coop",
+            "prompts": "single",
+            "support_samples": 20,
+            "validation_samples": 40,
+            "train_digest": "0123456701234567",
+            "validation_digest": "89abcdef89abcdef",
+        },
         "head": "heads/foods-2shot-seed1",
         "mlflow_run_id": "f" * 32,
     }

@@ -115,7 +115,7 @@ def test_names_with_brackets_are_printed_as_they_are() -> None:
 def test_the_markdown_table_has_the_same_numbers() -> None:
     lines = markdown(THREE_SEEDS).splitlines()
     assert lines[0] == "| " + " | ".join(COLUMNS) + " |"
-    assert "| foods | 2 | 3 | 50.0 ± 0.0 | 54.0 ± 5.0 | 59.7 ± 3.8 | +9.7 ± 3.8 |" in lines
+    assert "| foods | 2 | 3 | coop | 50.0 ± 0.0 | 54.0 ± 5.0 | 59.7 ± 3.8 | +9.7 ± 3.8 |" in lines
     assert lines[4].startswith("| **average** |")
 
 

@@ -71,11 +71,52 @@ def test_nothing_to_test_on_is_refused(tmp_path: Path, tiny_dataset: DatasetSpec
         check(config_for(tmp_path, rows))
 
 
+def without_validation(dataset: DatasetSpec) -> list[dict[str, Any]]:
+    return [row for row in rows_of(dataset) if row["split"] != "val"]
+
+
+@pytest.mark.parametrize("asked", ["coop", "full"])
 def test_nothing_to_validate_on_asks_for_cross_validation(
-    tmp_path: Path, tiny_dataset: DatasetSpec
+    tmp_path: Path, tiny_dataset: DatasetSpec, asked: str
 ) -> None:
-    rows = [row for row in rows_of(tiny_dataset) if row["split"] != "val"]
+    rows = without_validation(tiny_dataset)
     with pytest.raises(InputError, match=r"search\.validation=cross"):
-        check(config_for(tmp_path, rows))
+        check(config_for(tmp_path, rows, f"search.validation={asked}"))
     images = check(config_for(tmp_path, rows, "search.validation=cross"))
     assert images.tasks[0].validation.samples == []
+
+
+def test_with_nothing_to_validate_on_the_support_set_is_cross_validated_and_it_is_said(
+    tmp_path: Path, tiny_dataset: DatasetSpec
+) -> None:
+    config = config_for(tmp_path, without_validation(tiny_dataset))
+    task = check(config).tasks[0]
+    assert (task.selection, task.validation.samples) == ("cross", [])
+    manifests = preparation.read_manifests(config)
+    said = preparation.assumptions(config, manifests, preparation.draw_episodes(config, manifests))
+    assert len(said) == 1
+    assert "cross-validation, 4 folds of the 40 support images" in said[0]
+
+
+def test_what_the_shots_leave_of_the_training_images_validates_and_it_is_said(
+    tmp_path: Path, tiny_dataset: DatasetSpec
+) -> None:
+    config = config_for(tmp_path, without_validation(tiny_dataset), "tasks.shots=[3]")
+    task = check(config).tasks[0]
+    assert task.selection == "coop"
+    assert len(task.validation.samples) == 3 * 5
+    assert not set(task.validation.samples) & set(task.support.samples)
+    manifests = preparation.read_manifests(config)
+    said = preparation.assumptions(config, manifests, preparation.draw_episodes(config, manifests))
+    assert len(said) == 1
+    assert "15 training images that the support set leaves over" in said[0]
+
+
+def test_the_whole_validation_split_can_be_asked_for(
+    tmp_path: Path, tiny_dataset: DatasetSpec
+) -> None:
+    rows = rows_of(tiny_dataset)
+    task = check(config_for(tmp_path, rows, "search.validation=full", "tasks.shots=[1]")).tasks[0]
+    assert task.selection == "full"
+    assert len(task.validation.samples) == sum(row["split"] == "val" for row in rows)
+    assert task.episode.digest != check(config_for(tmp_path, rows)).tasks[0].episode.digest

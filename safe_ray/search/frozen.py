@@ -1,0 +1,93 @@
+"""Frozen manifests: a split that was made from a listing of files is kept beside the store.
+
+The same data set then means the same split on every machine that shares the store, and a copy of
+the file is a `table` data set that carries the split anywhere else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from safe_ray.data.manifest import Manifest
+from safe_ray.data.readers import SPLITS
+from safe_ray.errors import InputError
+from safe_ray.files import digest_json, replacing
+from safe_ray.specs import DatasetSpec
+
+MANIFESTS = "manifests"
+SCHEMA = pa.schema([("path", pa.string()), ("label", pa.string()), ("split", pa.string())])
+
+
+def freeze(manifest: Manifest, spec: DatasetSpec, folder: Path, redraw: bool) -> str | None:
+    """Keep the split of a data set, or compare it with the one that was kept.
+
+    Args:
+        manifest: the data set as it is read now.
+        spec: where and how it is read; another location or other options are another file.
+        folder: where frozen manifests are; a Parquet file each, with path, label (the class's id
+            or name) and split.
+        redraw: replace a split that was made from other images, rather than refuse to.
+
+    Returns:
+        None if the split is new or the same; else a sentence that says what was replaced.
+
+    Raises:
+        InputError: the split was made from other images, or the folder cannot be written.
+    """
+    now = _table(manifest)
+    digest = digest_json([spec.format, spec.path, dict(spec.options)])
+    file = folder / f"{manifest.name}-{digest[:8]}.parquet"
+    before = _read(file)
+    if before is not None and before.equals(now):
+        return None
+    if before is not None and not redraw:
+        raise InputError(
+            f"The images of {manifest.name!r} are not those that its split was made from "
+            f"({_difference(before, now)}): restore them, or delete {file} to take the split as it "
+            "is now."
+        )
+    with replacing(file) as temporary:
+        pq.write_table(now, temporary)
+    if before is None:
+        return None
+    return f"The images have changed since last time ({_difference(before, now)}): a new split."
+
+
+def _read(file: Path) -> pa.Table | None:
+    if not file.exists():
+        return None
+    try:
+        return pq.read_table(file).cast(SCHEMA)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise InputError(
+            f"The frozen manifest {file} cannot be read ({str(error).splitlines()[0]}): delete it "
+            "to freeze the split anew."
+        ) from error
+
+
+def _difference(before: pa.Table, now: pa.Table) -> str:
+    kept, found = (
+        set(zip(*(table.column(name).to_pylist() for name in SCHEMA.names), strict=True))
+        for table in (before, now)
+    )
+    return f"{len(found - kept)} new or moved, {len(kept - found)} gone"
+
+
+def _table(manifest: Manifest) -> pa.Table:
+    labels = pa.array(manifest.ids or manifest.classes, pa.string())
+    parts = [
+        pa.table(
+            {
+                "path": table.column("path"),
+                "label": labels.take(table.column("label").combine_chunks()),
+                "split": pa.array([split] * table.num_rows, pa.string()),
+            },
+            schema=SCHEMA,
+        )
+        for split in SPLITS
+        if (table := manifest.split(split)).num_rows
+    ]
+    return pa.concat_tables(parts).combine_chunks()
