@@ -28,6 +28,7 @@ import safe_ray
 from safe_ray.config import DatasetConfig, SweepConfig, groups, knobs, validate, validate_dataset
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import resolve_path
+from safe_ray.own_data import dataset_at, looks_like_location
 
 PRIMARY = "tune"
 DATASETS = "dataset"
@@ -76,13 +77,15 @@ def load_config(overrides: Sequence[str] = (), config_dir: str | Path | None = N
     """Compose, resolve and check the configuration of a sweep.
 
     Args:
-        overrides: `group=choice` and `group.knob=value`, the later ones win.
+        overrides: `group=choice` and `group.knob=value`, the later ones win;
+            `data=<location>` is a data set that has no YAML file.
         config_dir: a tree like `conf/` whose files go before the packaged ones.
 
     Raises:
         InputError: what is wrong with which setting or file, with the nearest names.
     """
     tree = ConfigTree.of(config_dir)
+    overrides, own = _own_data(tree, overrides)
     composed = compose_tree(tree, overrides)
     try:
         composed.storage = str(resolve_path(str(composed.storage)))
@@ -97,8 +100,39 @@ def load_config(overrides: Sequence[str] = (), config_dir: str | Path | None = N
         plain["sweep"] = f"{name or 'sweep'}-{time.strftime('%Y%m%d-%H%M%S')}"
     config = validate({**plain, "datasets": {}})
     names = [*config.tasks.datasets, *config.evaluation.targets]
-    datasets = {name: load_dataset(tree, name) for name in names}
+    if own is not None and own.name not in names:
+        raise InputError(
+            f"data={own.path} is the data set {own.name!r}, which tasks.datasets does not name: "
+            "add it there, or leave tasks.datasets out."
+        )
+    datasets = {
+        name: own if own is not None and own.name == name else load_dataset(tree, name)
+        for name in names
+    }
     return config.model_copy(update={"datasets": datasets})
+
+
+def _own_data(tree: ConfigTree, overrides: Sequence[str]) -> tuple[list[str], DatasetConfig | None]:
+    """Take `data=<location>` out of the overrides, and put in what makes it the only data set."""
+    locations = [
+        value
+        for key, _, value in (override.partition("=") for override in overrides)
+        if key == "data" and value not in tree.choices("data") and looks_like_location(value)
+    ]
+    if not locations:
+        return list(overrides), None
+    if len(locations) > 1:
+        raise InputError(
+            f"data= names {len(locations)} locations: give one, and a YAML file in a tree of your "
+            "own (--config-dir) for each of several."
+        )
+    rest = [override for override in overrides if override != f"data={locations[0]}"]
+    own = dataset_at(locations[0], rest)
+    keys = {override.partition("=")[0] for override in rest}
+    chosen = [] if "tasks" in keys else ["tasks=own"]
+    if "tasks.datasets" not in keys:
+        rest.append(f"tasks.datasets=['{own.name}']")
+    return [*chosen, *rest], own
 
 
 def load_dataset(tree: ConfigTree, name: str) -> DatasetConfig:

@@ -199,6 +199,7 @@ class DatasetConfig(Group):
     target_of: str | None = None
     source: str = ""
     on_change: Literal["refuse", "redraw"] = "refuse"
+    notes: tuple[str, ...] = ()
     options: dict[str, Any] = {}
 
     def spec(self) -> DatasetSpec:
@@ -211,6 +212,7 @@ class DatasetConfig(Group):
             ensemble=self.ensemble,
             descriptions=self.descriptions,
             target_of=self.target_of,
+            source=self.source,
             options=dict(self.options),
         )
 
@@ -618,7 +620,7 @@ _INCIDENTAL: Any = {
     },
     "search": {"concurrent_trials"},
     "tracking": {"uri"},
-    "datasets": {"__all__": {"source", "on_change"}},
+    "datasets": {"__all__": {"source", "on_change", "notes"}},
 }
 
 

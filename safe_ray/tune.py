@@ -28,6 +28,7 @@ COMMAND = Command(
             "'tasks.seeds=[1,2,3]' search.candidates=64",
             "thirty tasks on data sets in the folder data.root",
         ),
+        ("data=/path/to/folder", "images of your own, a folder a class"),
         ("sweep=mine search.bank=16 training.workers=2", "a named sweep, to go on with later"),
         ("search.lr=1e-4 'search.epochs={low: 10, high: 50}'", "fix one knob, search another"),
     ),

@@ -29,6 +29,7 @@ for hijacker in ("RAY_ADDRESS", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_
 
 TINY_MODEL = "safe-ray-test-tiny"
 TINY_IMAGE_SIZE = 64
+SOME_SHAPES = ("purple ring", "red circle", "black cross")
 SPLIT_SIZES = {"train": 8, "val": 4, "test": 6}
 
 Box = tuple[float, float, float, float]
@@ -122,8 +123,14 @@ def tiny_config_dir(
     tiny_backbone: BackboneSpec,
     tiny_dataset: DatasetSpec,
 ) -> Path:
-    """Return a folder for `--config-dir` with `backbone=tiny` and the data set `shapes`."""
+    """Return a folder for `--config-dir`: backbone `tiny`, data set `shapes`, target `some_shapes`.
+
+    The target has the test images of three of the five shapes.
+    """
     root = tmp_path_factory.mktemp("conf")
+    rows = pq.read_table(tiny_dataset.path).to_pylist()
+    some = [row for row in rows if row["split"] == "test" and row["class_name"] in SOME_SHAPES]
+    pq.write_table(pa.Table.from_pylist(some), root / "some_shapes.parquet")
     backbone = {
         "name": tiny_backbone.name,
         "model": tiny_backbone.model,
@@ -136,9 +143,19 @@ def tiny_config_dir(
         "path": tiny_dataset.path,
         "templates": list(tiny_dataset.templates),
     }
-    for group, name, content in (("backbone", "tiny", backbone), ("dataset", "shapes", dataset)):
+    target = {
+        "format": "parquet",
+        "path": str(root / "some_shapes.parquet"),
+        "target_of": tiny_dataset.name,
+        "options": {"classes": list(SOME_SHAPES)},
+    }
+    for group, name, content in (
+        ("backbone", "tiny", backbone),
+        ("dataset", "shapes", dataset),
+        ("dataset", "some_shapes", target),
+    ):
         file = root / group / f"{name}.yaml"
-        file.parent.mkdir()
+        file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(content, indent=2))
     return root
 

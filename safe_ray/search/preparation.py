@@ -164,7 +164,11 @@ def assumptions(
     config: SweepConfig, manifests: Mapping[str, Manifest], episodes: Mapping[Task, Episode]
 ) -> list[str]:
     """Return what was assumed about the data sets, in sentences for the person who ran this."""
-    said = [f"{name}: {note}" for name, manifest in manifests.items() for note in manifest.notes]
+    said = [
+        f"{name}: {note}"
+        for name, manifest in manifests.items()
+        for note in (*config.datasets[name].notes, *manifest.notes)
+    ]
     for task, episode in episodes.items():
         if config.search.validation == "auto" and selection_of(config, episode) == "cross":
             said.append(

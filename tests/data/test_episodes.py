@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from safe_ray.data.episodes import draw_episode
+from safe_ray.data.episodes import CONVENTIONS, draw_episode
 from safe_ray.data.manifest import Manifest, load_manifest
 from safe_ray.data.readers.base import FILES_SCHEMA
 from safe_ray.errors import InputError
@@ -29,12 +29,15 @@ def split_dataset_by_label(data_source):
     return output
 
 
-def generate_fewshot_dataset(data_source, num_shots):
-    """As in Dassl's `DatasetBase`, with its `repeat=False`."""
+def generate_fewshot_dataset(data_source, num_shots, repeat=False):
+    """As in Dassl's `DatasetBase`, and with `repeat=True` as in Tip-Adapter's."""
     tracker = split_dataset_by_label(data_source)
     dataset = []
     for items in tracker.values():
-        sampled_items = random.sample(items, num_shots) if len(items) >= num_shots else items
+        if len(items) >= num_shots:
+            sampled_items = random.sample(items, num_shots)
+        else:
+            sampled_items = random.choices(items, k=num_shots) if repeat else items
         dataset.extend(sampled_items)
     return dataset
 
@@ -43,6 +46,22 @@ def coop_episode(split, shots, seed):
     """As in CoOp's data sets, after `set_random_seed(seed)`."""
     random.seed(seed)
     train = generate_fewshot_dataset(split["train"], num_shots=shots)
+    val = generate_fewshot_dataset(split["val"], num_shots=min(shots, 4))
+    return train, val
+
+
+def clip_lora_episode(split, shots, seed):
+    """As in CLIP-LoRA's data sets, after `set_random_seed(seed)`."""
+    random.seed(seed)
+    val = generate_fewshot_dataset(split["val"], num_shots=min(shots, 4), repeat=True)
+    train = generate_fewshot_dataset(split["train"], num_shots=shots, repeat=True)
+    return train, val
+
+
+def tip_adapter_episode(split, shots, seed):
+    """As in Tip-Adapter's data sets; it chooses on more, so that the validation part is CoOp's."""
+    random.seed(seed)
+    train = generate_fewshot_dataset(split["train"], num_shots=shots, repeat=True)
     val = generate_fewshot_dataset(split["val"], num_shots=min(shots, 4))
     return train, val
 
@@ -107,7 +126,9 @@ def test_an_episode_is_coops_and_never_looks_at_the_test_split(split, shots, see
     assert random.getstate() == before
     train, validation = coop_episode(split, shots, seed)
     assert pairs(episode.train) == train
-    assert pairs(episode.validation) == validation
+    if split["val"]:
+        assert pairs(episode.validation) == validation
+    validation = pairs(episode.validation)
 
     again = draw_episode(manifest, shots, seed)
     assert (again.digest, again.train, again.validation) == (
@@ -117,13 +138,65 @@ def test_an_episode_is_coops_and_never_looks_at_the_test_split(split, shots, see
     )
     drawn = [path for path, _ in train + validation]
     assert len(set(drawn)) == len(drawn)
-    for rows, chosen, most in (
-        (split["train"], train, shots),
-        (split["val"], validation, min(shots, 4)),
-    ):
+    parts = [(split["train"], train, shots)]
+    if split["val"]:
+        parts.append((split["val"], validation, min(shots, 4)))
+    for rows, chosen, most in parts:
         for label in range(10):
             available = sum(each == label for _, each in rows)
             assert sum(each == label for _, each in chosen) == min(available, most)
+
+
+@pytest.mark.parametrize(
+    ("convention", "restated"),
+    [("clip_lora", clip_lora_episode), ("tip_adapter", tip_adapter_episode)],
+)
+@settings(max_examples=60, deadline=None)
+@given(split=splits(), shots=st.integers(1, 20), seed=st.integers(0, 2**31))
+def test_other_conventions_are_those_of_their_authors(convention, restated, split, shots, seed):
+    assume(split["val"])
+    episode = draw_episode(manifest_of(split), shots, seed, convention)
+    train, validation = restated(split, shots, seed)
+    assert pairs(episode.train) == train
+    assert pairs(episode.validation) == validation
+
+
+def test_an_unknown_convention_is_refused_with_the_nearest():
+    manifest = manifest_of({"train": [("a", 0)], "val": []})
+    with pytest.raises(InputError, match="Did you mean 'clip_lora'"):
+        draw_episode(manifest, 1, 1, convention="clip-lora")
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@settings(max_examples=60, deadline=None)
+@given(drawn=labels, shots=st.integers(1, 8), seed=st.integers(0, 2**31))
+def test_without_a_validation_split_the_shots_rest_validates_if_every_class_has_one(
+    convention, drawn, shots, seed
+):
+    rows = [(f"{number}.png", label) for number, label in enumerate(drawn)]
+    episode = draw_episode(manifest_of({"train": rows, "val": []}), shots, seed, convention)
+    train, validation = pairs(episode.train), pairs(episode.validation)
+    assert not set(train) & set(validation)
+    counts = {label: drawn.count(label) for label in set(drawn)}
+    if drawn and all(count > shots for count in counts.values()):
+        assert episode.source == "train"
+        for label, count in counts.items():
+            rest = sum(each == label for _, each in validation)
+            assert rest == min(count - shots, shots, 4)
+    else:
+        assert (episode.source, validation) == ("none", [])
+
+
+def test_the_whole_validation_split_is_taken_in_its_order_when_asked():
+    split = {
+        "train": [("a.png", 1), ("b.png", 0)],
+        "val": [("c.png", 0), ("d.png", 1), ("e.png", 0)],
+    }
+    episode = draw_episode(manifest_of(split), shots=1, seed=1, full=True)
+    assert pairs(episode.validation) == split["val"]
+    sampled = draw_episode(manifest_of(split), shots=1, seed=1)
+    assert episode.train_digest == sampled.train_digest
+    assert episode.digest != sampled.digest
 
 
 def test_digests_are_over_lines_of_path_tab_label():

@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from safe_ray.specs import BackboneSpec, DatasetSpec
-from tests.conftest import TINY_MODEL
+from tests.conftest import SOME_SHAPES, TINY_MODEL
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +36,7 @@ SETTINGS = (
     "search.bank=2",
     "search.epochs={low: 4, high: 12}",
     "training.batch_size=8",
+    "evaluation.targets=[some_shapes]",
 )
 
 
@@ -164,6 +165,69 @@ def test_a_head_in_plain_open_clip_gives_the_summarys_accuracy(
         assert int((zero_shot == labels).sum()) == round(
             entry["test"]["zero_shot"] * entry["test"]["samples"]
         )
+        # The target's heads choose among its own three classes only.
+        among = [card["class_names"].index(name) for name in SOME_SHAPES]
+        of_target = torch.tensor([int(label) in among for label in labels])
+        chosen = torch.tensor(among)[logits[of_target][:, among].argmax(-1)]
+        target = entry["targets"]["some_shapes"]
+        assert target["samples"] == int(of_target.sum())
+        assert int((chosen == labels[of_target]).sum()) == round(target["safe"] * target["samples"])
+
+
+SEALED = """
+import sys
+from safe_ray.cli import main
+from safe_ray.search import sweep
+from safe_ray.tune import COMMAND
+
+searched = False
+
+class Sealed:
+    def __getattribute__(self, name):
+        raise AssertionError(f"a test split was asked for {name}")
+
+class SealedUntilSearched(dict):
+    def __getitem__(self, name):
+        assert searched, f"the test images of {name} were looked at before the search had ended"
+        return super().__getitem__(name)
+
+    def _all(self, *_):
+        assert searched, "all test images were looked at before the search had ended"
+        return super()
+
+    def values(self): return self._all().values()
+    def items(self): return self._all().items()
+    def __iter__(self): return self._all().__iter__()
+
+check_images, test = sweep.preparation.check_images, sweep._test
+
+def check_then_seal(config, manifests, episodes, watch):
+    images = check_images(config, manifests, episodes, watch)
+    for manifest in manifests.values():
+        manifest.tables["test"] = Sealed()
+    object.__setattr__(images, "tests", SealedUntilSearched(images.tests))
+    return images
+
+def unseal_then_test(*arguments):
+    global searched
+    searched = True
+    return test(*arguments)
+
+sweep.preparation.check_images, sweep._test = check_then_seal, unseal_then_test
+sys.exit(main(COMMAND))
+"""
+
+
+def test_nothing_that_chooses_touches_a_test_split(
+    finished: tuple[Path, str], tmp_path: Path, tiny_config_dir: Path, weights: Path
+) -> None:
+    """After the check for bad images, test splits raise until the search has ended."""
+    storage, _ = finished
+    arguments = command(tiny_config_dir, weights, tmp_path, "tasks.seeds=[1]")
+    done = run([sys.executable, "-c", SEALED, *arguments[3:]])
+    assert done.returncode == 0, done.stderr[-3000:]
+    for key in ("best", "validation", "test"):
+        assert summary_of(tmp_path)[0][key] == summary_of(storage)[0][key]
 
 
 def test_the_same_command_again_repeats_nothing(
