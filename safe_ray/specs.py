@@ -40,6 +40,7 @@ class DatasetSpec:
             for the 80 or the 7 templates for ImageNet that come with open_clip.
         descriptions: a JSON file of sentences about each class, for `data.prompts=descriptions`.
         target_of: the data set whose heads this one tests; it then has a test split only.
+        source: where to get its files, for the person who lacks them.
     """
 
     name: str
@@ -50,6 +51,7 @@ class DatasetSpec:
     ensemble: tuple[str, ...] | str = ()
     descriptions: str | None = None
     target_of: str | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True, order=True)
