@@ -10,11 +10,23 @@ from PIL import Image, ImageOps
 
 # Formats that Pillow decodes itself: others (EPS) would start a program on the bytes.
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# fmt: off
+SUFFIXES = frozenset({
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc",
+    ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif",
+    ".tiff", ".webp",
+})
+# fmt: on
 SIXTEEN_TO_EIGHT_BITS = 257
 
 
 class BadImageError(ValueError):
     """Bytes that do not decode to an image; its message is the reason, without the file's name."""
+
+
+def has_image_suffix(path: str) -> bool:
+    """Return whether a file is named as one that `decode_image` may read."""
+    return path[path.rfind(".") :].lower() in SUFFIXES
 
 
 def decode_image(data: bytes) -> Image.Image:
