@@ -1,38 +1,60 @@
 """Parquet with the encoded bytes of the images: one file, or a folder of them in name order.
 
-Columns: `image` (binary), `class_name`, `split` (train, val or test) and `path` (a name of the
-image that is unique in the data set); others, such as `source` and `licence`, are left alone.
-Labels follow the sorted class names, or the option `classes`.
+Columns: `image` (binary, or Hugging Face's struct of `bytes` and `path`), `class_name` (or `class`,
+`category`, `label`), and perhaps `split` (train, val or test) and `path` (a name of the image that
+is unique in the data set, without which rows are numbered); others, such as `source` and `licence`,
+are left alone. The options `image_column`, `label_column`, `split_column` and `path_column` name
+others. Labels follow the sorted class names, or the option `classes`; numbers are indices into it,
+or into the names that Hugging Face writes into its files. Without a split column the names of the
+files tell (`train-00000-of-00004.parquet`); if they don't, a test split is drawn, as for folders
+(`test_share`, `split_seed`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from safe_ray.data.readers.base import (
-    BYTES_SCHEMA,
-    SPLITS,
-    RawDataset,
-    check_options,
-    chosen_classes,
+from safe_ray.data.locations import exists, first_line, is_folder, join, open_input, walk
+from safe_ray.data.readers.base import BYTES_SCHEMA, SPLITS, RawDataset, check_options
+from safe_ray.data.readers.columns import (
+    LABEL_COLUMNS,
+    SPLIT_COLUMNS,
+    as_text,
+    find_column,
+    parse_splits,
+    refuse_nulls,
 )
-from safe_ray.errors import InputError, nearest
+from safe_ray.data.readers.labels import label_classes
+from safe_ray.data.readers.splitting import SPLIT_OPTIONS, divide, splits_of_files
+from safe_ray.errors import InputError
 from safe_ray.specs import DatasetSpec
 
-COLUMNS = ("image", "class_name", "split", "path")
-SCHEMA = pa.schema(
-    [
-        ("image", pa.large_binary()),
-        ("class_name", pa.string()),
-        ("split", pa.string()),
-        ("path", pa.string()),
-    ]
+IMAGE_COLUMNS = ("image", "img")
+# No other usual names: a file name need not be unique in the data set.
+PATH_COLUMNS = ("path",)
+_OPTIONS = (
+    "classes",
+    "image_column",
+    "label_column",
+    "split_column",
+    "path_column",
+    *SPLIT_OPTIONS,
 )
+
+
+class _Part(NamedTuple):
+    images: pa.ChunkedArray
+    names: pa.ChunkedArray
+    splits: np.ndarray | None
+    paths: pa.ChunkedArray | None
+    class_names: tuple[str, ...] | None
 
 
 def read(spec: DatasetSpec, location: str) -> RawDataset:
@@ -42,94 +64,124 @@ def read(spec: DatasetSpec, location: str) -> RawDataset:
         InputError: no such file, not Parquet, a missing or empty value, a missing column or one
             of another type, an unknown split, or a class that `options.classes` does not list.
     """
-    check_options(spec, ("classes",))
-    path = Path(location)
-    table = pa.concat_tables([_read_file(file) for file in _files(spec, path)])
-    names = pc.unique(table.column("class_name")).to_pylist()
-    classes = chosen_classes(spec) or tuple(sorted(names))
-    for name in names:
-        if name not in classes:
-            raise InputError(
-                f"{path} has the class {name!r}, which options.classes of data set {spec.name!r} "
-                f"does not list: add it there, or correct it.{nearest(name, classes)}"
-            )
-    labels = pc.index_in(table.column("class_name"), value_set=pa.array(classes, pa.string()))
-    labelled = pa.table(
-        {
-            "path": table.column("path"),
-            "label": labels.cast(pa.int32()),
-            "image": table.column("image"),
-        },
-        schema=BYTES_SCHEMA,
+    check_options(spec, _OPTIONS)
+    relative = _files(spec, location)
+    files = [join(location, path) for path in relative] if relative else [location]
+    parts = [_read_file(spec, file) for file in files]
+    images = _joined(parts, "images", pa.large_binary())
+    names = _joined(parts, "names", pa.string())
+    if all(part.paths is not None for part in parts):
+        paths = _joined(parts, "paths", pa.string()).to_pylist()
+    else:
+        paths = [f"{row:05d}" for row in range(len(names))]
+    labelling = label_classes(
+        spec, location, pc.unique(names).to_pylist(), names=parts[0].class_names
     )
-    splits = table.column("split")
+    labels = labelling.of(names)
+    division = divide(spec, paths, labels, _splits(location, relative, parts))
+    table = pa.table({"path": paths, "label": labels, "image": images}, schema=BYTES_SCHEMA)
     return RawDataset(
-        source=str(path),
-        classes=classes,
-        tables={split: labelled.filter(pc.equal(splits, split)) for split in SPLITS},
+        source=location,
+        classes=labelling.classes,
+        tables=division.tables(table),
+        listed=division.listed,
+        notes=(*labelling.notes, *division.notes),
     )
 
 
-def _files(spec: DatasetSpec, path: Path) -> list[Path]:
-    if path.is_dir():
-        files = sorted(path.glob("*.parquet"))
+def _files(spec: DatasetSpec, location: str) -> list[str]:
+    """The relative paths of the files in a folder; none if the location is a file."""
+    if is_folder(location):
+        files = [path for path in walk(location) if path.lower().endswith(".parquet")]
         if not files:
             raise InputError(
-                f"Data set {spec.name!r}: the folder {path} has no *.parquet file; put them there "
-                "or correct its path."
+                f"Data set {spec.name!r}: the folder {location} has no *.parquet file; put them "
+                "there or correct its path."
             )
         return files
-    if not path.exists():
+    if not exists(location):
         raise InputError(
-            f"Data set {spec.name!r}: there is no file {path}; put it there, correct its path, or "
-            "name the folder of your data sets with data.root=<folder>."
+            f"Data set {spec.name!r}: there is no file {location}; put it there, correct its "
+            "path, or name the folder of your data sets with data.root=<folder>."
         )
-    return [path]
+    return []
 
 
-def _read_file(file: Path) -> pa.Table:
+def _joined(parts: Sequence[_Part], field: str, kind: pa.DataType) -> pa.ChunkedArray:
+    columns: list[pa.ChunkedArray] = [getattr(part, field) for part in parts]
+    return pa.chunked_array([chunk for column in columns for chunk in column.chunks], kind)
+
+
+def _splits(location: str, relative: Sequence[str], parts: Sequence[_Part]) -> np.ndarray | None:
+    if all(part.splits is not None for part in parts):
+        return np.concatenate([part.splits for part in parts if part.splits is not None])
+    named = splits_of_files(location, relative)
+    if not any(named):
+        return None
+    numbers = [SPLITS.index(split) for split in named if split is not None]
+    return np.repeat(np.array(numbers, np.int8), [len(part.names) for part in parts])
+
+
+def _read_file(spec: DatasetSpec, file: str) -> _Part:
     try:
-        parquet = pq.ParquetFile(file)
-        present = parquet.schema_arrow.names
-        missing = [column for column in COLUMNS if column not in present]
-        if missing:
-            raise InputError(
-                f"{file} lacks the column {missing[0]!r} (it has {', '.join(present)}): a data "
-                f"set in Parquet needs {', '.join(COLUMNS)}."
-            )
-        table = parquet.read(columns=list(COLUMNS)).select(COLUMNS)
+        with open_input(file) as source:
+            parquet = pq.ParquetFile(source)
+            schema = parquet.schema_arrow
+            columns = _columns(spec, file, schema.names)
+            table = parquet.read(columns=[name for name in columns if name is not None])
     except (pa.ArrowException, OSError) as error:
         raise InputError(
-            f"{file} cannot be read as Parquet ({_first_line(error)}): write it again, or correct "
+            f"{file} cannot be read as Parquet ({first_line(error)}): write it again, or correct "
             "the path."
         ) from error
-    for row, column in _nulls(table):
-        raise InputError(f"{file}, row {row} has no {column}: fill it in, or drop the row.")
-    try:
-        table = table.cast(SCHEMA)
-    except pa.ArrowException as error:
-        found = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
-        raise InputError(
-            f"{file} has columns of other types than binary for image and string for the rest "
-            f"({found}): write it again with those."
-        ) from error
-    splits = table.column("split")
-    for value in pc.unique(splits).to_pylist():
-        if value not in SPLITS:
-            row = pc.index(splits, value).as_py()
+    image, label, split, path = columns
+    assert image is not None
+    assert label is not None
+
+    def text(column: str) -> pa.ChunkedArray:
+        return as_text(file, column, table.column(column))
+
+    return _Part(
+        images=_encoded(file, image, table.column(image)),
+        names=text(label),
+        splits=None if split is None else parse_splits(file, text(split)),
+        paths=None if path is None else text(path),
+        class_names=_hugging_face_names(schema.metadata or {}, label),
+    )
+
+
+def _columns(
+    spec: DatasetSpec, file: str, present: Sequence[str]
+) -> tuple[str | None, str | None, str | None, str | None]:
+    image = find_column(spec, file, present, "image_column", IMAGE_COLUMNS)
+    label = find_column(spec, file, present, "label_column", LABEL_COLUMNS)
+    for column, usual, option in ((image, "image", "image"), (label, "class_name", "label")):
+        if column is None:
             raise InputError(
-                f"{file}, row {row} is in the unknown split {value!r}: use one of "
-                f"{', '.join(map(repr, SPLITS))}.{nearest(value, SPLITS)}"
+                f"{file} lacks the column {usual!r} (it has {', '.join(present)}): a data set in "
+                f"Parquet needs image and class_name; name another with options.{option}_column."
             )
-    return table
+    split = find_column(spec, file, present, "split_column", SPLIT_COLUMNS)
+    return image, label, split, find_column(spec, file, present, "path_column", PATH_COLUMNS)
 
 
-def _nulls(table: pa.Table) -> Iterator[tuple[int, str]]:
-    for column in COLUMNS:
-        values = table.column(column)
-        if values.null_count:
-            yield pc.index(pc.is_null(values), True).as_py(), column
+def _encoded(file: str, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        column = pc.struct_field(column, "bytes")
+        kind = column.type
+    refuse_nulls(file, name, column)
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise InputError(
+            f"{file} has columns of other types than binary for the encoded image ({name}: "
+            f"{kind}): write it again with those, or read paths with format 'table'."
+        )
+    return column.cast(pa.large_binary())
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _hugging_face_names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...] | None:
+    try:
+        features: Any = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[label]["names"]))
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -60,7 +60,7 @@ def test_dictionaries_and_large_types_are_read_as_what_they_hold(tmp_path):
     assert load(write(tmp_path / "pets.parquet", coded)).classes == ("cat", "dog")
 
 
-@pytest.mark.parametrize("column", ["image", "class_name", "split", "path"])
+@pytest.mark.parametrize("column", ["image", "class_name"])
 def test_a_missing_column_is_named(tmp_path, column):
     file = write(tmp_path / "pets.parquet", pa.Table.from_pylist(ROWS).drop_columns([column]))
     with pytest.raises(InputError, match=f"lacks the column '{column}'"):
@@ -119,3 +119,91 @@ def test_a_truncated_file_is_refused(tmp_path):
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         load(file)
+
+
+def without(*columns):
+    return pa.Table.from_pylist(ROWS).drop_columns(list(columns))
+
+
+def splits(manifest):
+    return {name: table.column("path").to_pylist() for name, table in manifest.tables.items()}
+
+
+def test_rows_without_a_path_are_numbered(tmp_path):
+    write(tmp_path / "b.parquet", without("path").slice(3))
+    write(tmp_path / "a.parquet", without("path").slice(0, 3))
+    assert splits(load(tmp_path)) == {
+        "train": ["00000", "00002", "00004"],
+        "val": ["00003"],
+        "test": ["00001"],
+    }
+
+
+def test_without_a_split_column_a_test_split_is_drawn(tmp_path):
+    manifest = load(write(tmp_path / "pets.parquet", without("split")))
+    assert {name: len(paths) for name, paths in splits(manifest).items()} == {
+        "train": 3,
+        "val": 0,
+        "test": 2,
+    }
+    assert manifest.listed
+    assert manifest.notes == (
+        "There was no test split: 30% of each class, 2 images in all, were held out with seed 0.",
+    )
+
+
+def test_the_names_of_files_tell_the_split(tmp_path):
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data" / "train-00000-of-00001.parquet", without("split", "path").slice(1))
+    write(tmp_path / "data" / "test-00000-of-00001.parquet", without("split", "path").slice(0, 1))
+    assert splits(load(tmp_path)) == {
+        "train": ["00001", "00002", "00003", "00004"],
+        "val": [],
+        "test": ["00000"],
+    }
+    write(tmp_path / "data" / "more.parquet", without("split", "path"))
+    with pytest.raises(InputError, match=r"split in their names, such as .*more\.parquet"):
+        load(tmp_path)
+
+
+def test_hugging_faces_columns_are_read(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "cat"])}
+    )
+    rows = {
+        "image": [{"bytes": row["image"], "path": "same.png"} for row in ROWS],
+        "label": [["dog", "cat"].index(row["class_name"]) for row in ROWS],
+    }
+    file = tmp_path / "train.parquet"
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(file))
+    manifest = load(file)
+    assert manifest.classes == ("dog", "cat")
+    images = {
+        image for table in manifest.tables.values() for image in table.column("image").to_pylist()
+    }
+    assert images == {row["image"] for row in ROWS}
+
+
+def test_integers_are_indices_into_the_listed_classes(tmp_path):
+    table = without("class_name").append_column("label", pa.array([1, 0, 0, 1, 1]))
+    file = write(tmp_path / "pets.parquet", table)
+    assert load(file).classes == ("0", "1")
+    manifest = load(file, classes=["cat", "dog"])
+    assert manifest.classes == ("cat", "dog")
+    assert manifest.split("train").column("label").to_pylist() == [1, 0, 1]
+    with pytest.raises(InputError, match=r"label 1, but options\.classes.*names 1 classes"):
+        load(file, classes=["cat"])
+
+
+def test_columns_can_be_named(tmp_path):
+    names = {"image": "pixels", "class_name": "kind", "split": "part", "path": "key", "style": "s"}
+    table = pa.Table.from_pylist(ROWS).rename_columns(names)
+    file = write(tmp_path / "pets.parquet", table)
+    with pytest.raises(InputError, match=r"lacks the column 'image'.*options\.image_column"):
+        load(file)
+    options = {"image_column": "pixels", "label_column": "kind"}
+    manifest = load(file, **options, split_column="part", path_column="key")
+    assert splits(manifest)["train"] == ["0.png", "2.png", "4.png"]
+    with pytest.raises(InputError, match=r"no column 'parts'.*mean 'part'"):
+        load(file, **options, split_column="parts")
