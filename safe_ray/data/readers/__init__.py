@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from safe_ray.data.readers import coop, parquet
+from safe_ray.data.readers import coop, imagenet, parquet
 from safe_ray.data.readers.base import SPLITS, RawDataset
 from safe_ray.specs import DatasetSpec
 
@@ -13,6 +13,7 @@ Reader = Callable[[DatasetSpec, str], RawDataset]
 
 READERS: dict[str, Reader] = {
     "coop": coop.read,
+    "imagenet": imagenet.read,
     "parquet": parquet.read,
 }
 
