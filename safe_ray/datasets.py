@@ -1,0 +1,362 @@
+"""`python -m safe_ray.datasets`: what data sets there are, what is in them, and what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from safe_ray import __version__
+from safe_ray.cli import EXIT_INPUT, EXIT_INTERRUPTED
+from safe_ray.errors import InputError, nearest
+from safe_ray.progress import Progress, Reporter
+
+if TYPE_CHECKING:
+    from safe_ray.compose import ConfigTree
+    from safe_ray.data.manifest import Manifest
+    from safe_ray.specs import DatasetSpec
+
+EXIT_BAD_IMAGES = 1
+SHOWN_BAD_IMAGES = 10
+EPISODES = "episodes"
+IMAGES_AT_ONCE = 512
+
+DESCRIPTION = """\
+List the data sets of the configuration: what of each is there, what is missing, and where to get
+it. With names, count the images of each of these by split and class.
+
+  python -m safe_ray.datasets
+  python -m safe_ray.datasets dtd eurosat data.root=/data
+  python -m safe_ray.datasets dtd --verify
+  python -m safe_ray.datasets episodes SPLIT.json --shots 1 2 4 8 16 --seeds 1 2 3"""
+
+EPISODES_DESCRIPTION = """\
+Draw few-shot episodes from a split file in CoOp's layout, without its images, and print a table of
+their digests (16 hexadecimal digits of a SHA-256 over the lines `path<TAB>label`), to compare with
+those of another program or machine."""
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What of one data set is there.
+
+    Attributes:
+        spec: the data set.
+        found: files and folders that are there, in words.
+        missing: what must still be put there.
+        remote: it lies behind a URI, where nothing was looked at.
+    """
+
+    spec: DatasetSpec
+    found: tuple[str, ...]
+    missing: tuple[str, ...]
+    remote: bool = False
+
+    @property
+    def state(self) -> str:
+        """`ready`, `missing`, `incomplete` or `remote`."""
+        if self.remote:
+            return "remote"
+        if not self.missing:
+            return "ready"
+        return "incomplete" if self.found else "missing"
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """An image that cannot be used, and why."""
+
+    dataset: str
+    split: str
+    path: str
+    reason: str
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells of mistakes in one sentence, as the other commands do."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; --help lists what there is.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status.
+
+    Returns:
+        0 for success, 1 if an image is bad, 2 for a mistake in what was asked for, 130 after an
+        interruption.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if arguments[:1] == [EPISODES]:
+            return _episodes(_episodes_parser().parse_args(arguments[1:]))
+        return _datasets(_parser().parse_args(arguments))
+    except InputError as error:
+        print(f"safe_ray: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        "python -m safe_ray.datasets",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="data sets; or data.knob=value")
+    parser.add_argument("--verify", action="store_true", help="decode every image")
+    parser.add_argument("--root", metavar="DIR", help="the same as data.root=DIR")
+    parser.add_argument(
+        "--config-dir",
+        metavar="DIR",
+        help="a tree like conf/ of your own; its files go before the packaged ones",
+    )
+    parser.add_argument("--version", action="version", version=f"safe_ray {__version__}")
+    return parser
+
+
+def _episodes_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        f"python -m safe_ray.datasets {EPISODES}",
+        description=EPISODES_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("split", metavar="SPLIT.json", help="the split file")
+    parser.add_argument(
+        "--shots", nargs="+", type=int, default=[1, 2, 4, 8, 16], help="training images a class"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="one episode each")
+    parser.add_argument(
+        "--convention", default="coop", help="how samples are drawn: coop, clip_lora, tip_adapter"
+    )
+    return parser
+
+
+def _datasets(options: argparse.Namespace) -> int:
+    from safe_ray.compose import ConfigTree, load_dataset
+
+    tree = ConfigTree.of(options.config_dir)
+    overrides = [argument for argument in options.names if "=" in argument]
+    names = [argument for argument in options.names if "=" not in argument]
+    if options.root:
+        overrides.append(f"data.root={options.root}")
+    root = data_root(tree, overrides)
+    known = known_datasets(tree)
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"There is no data set {name!r} in "
+                f"{' or '.join(str(folder) for folder in tree.folders)}."
+                + (nearest(name, known) or f" There are: {', '.join(known)}.")
+            )
+    specs = [load_dataset(tree, name).spec() for name in names or known]
+    if not names and not options.verify:
+        print("\n".join(listing([take_stock(spec, root) for spec in specs], root)))
+        return 0
+    if not names:
+        specs = [spec for spec in specs if take_stock(spec, root).state == "ready"]
+    return _count(specs, root, options.verify)
+
+
+def data_root(tree: ConfigTree, overrides: Sequence[str]) -> Path:
+    """Return the folder of the data sets, as the other commands compose it.
+
+    Raises:
+        InputError: an override that is none of the data's.
+    """
+    from omegaconf import OmegaConf
+
+    from safe_ray.compose import compose_tree
+    from safe_ray.files import resolve_path
+
+    for override in overrides:
+        if not override.startswith("data."):
+            raise InputError(f"{override!r} has no effect here: only data.<knob>=<value> has.")
+    return resolve_path(str(OmegaConf.select(compose_tree(tree, overrides), "data.root")))
+
+
+def known_datasets(tree: ConfigTree) -> list[str]:
+    """Return the names of the data sets of a configuration tree."""
+    from safe_ray.compose import DATASETS
+
+    return tree.choices(DATASETS)
+
+
+def take_stock(spec: DatasetSpec, root: Path) -> Stock:
+    """Look what of a data set is there, without reading its lists.
+
+    Raises:
+        InputError: an option that its format does not have.
+    """
+    from safe_ray.data.locations import exists, is_uri, locate
+    from safe_ray.data.readers import coop, imagenet
+
+    location = locate(spec.path, root)
+    if is_uri(location):
+        return Stock(spec, (location,), (), remote=True)
+    look = {"coop": coop.take_stock, "imagenet": imagenet.take_stock}.get(spec.format)
+    if look is None:
+        return Stock(spec, (location,), ()) if exists(location) else Stock(spec, (), (location,))
+    found, missing = look(spec, location)
+    return Stock(spec, tuple(found), tuple(missing))
+
+
+def listing(stocks: Sequence[Stock], root: Path) -> Iterator[str]:
+    """Yield the lines that say what of each data set is there, and where to get the rest."""
+    yield f"Data sets with relative paths are looked for in {root} (data.root=<folder>)."
+    width = max((len(stock.spec.name) for stock in stocks), default=0)
+    margin = " " * (width + 2)
+    for stock in stocks:
+        ready = "; ".join(stock.found) if not stock.missing else ""
+        yield f"{stock.spec.name:<{width}}  {stock.state:<10}  {ready}".rstrip()
+        for part in stock.missing:
+            yield f"{margin}missing: {part}"
+        if stock.missing and stock.spec.source:
+            yield f"{margin}get it from: {stock.spec.source.strip()}"
+
+
+def _count(specs: Iterable[DatasetSpec], root: Path, verify: bool) -> int:
+    from safe_ray.data.manifest import load_manifest
+
+    bad: list[BadImage] = []
+    checked = 0
+    for spec in specs:
+        manifest = load_manifest(spec, root)
+        print("\n".join(counts(manifest)))
+        if verify:
+            with Reporter() as reporter:
+                bad += verify_images(manifest, reporter.phase(f"{spec.name}, images"))
+            checked += sum(table.num_rows for table in manifest.tables.values())
+    if verify:
+        print("\n".join(verdict(bad, checked)))
+    return EXIT_BAD_IMAGES if bad else 0
+
+
+def counts(manifest: Manifest) -> Iterator[str]:
+    """Yield the lines of a table of the images of each split and class, after the notes."""
+    import numpy as np
+
+    splits = list(manifest.tables)
+    labels = [manifest.split(name).column("label").to_numpy() for name in splits]
+    of_class = [np.bincount(values, minlength=len(manifest.classes)) for values in labels]
+    names = [
+        f"{name} ({manifest.ids[label]})" if manifest.ids else name
+        for label, name in enumerate(manifest.classes)
+    ]
+    yield f"{manifest.name}: {len(names)} classes"
+    for note in manifest.notes:
+        yield f"  {note}"
+    width = max(len(name) for name in [*names, "all classes"])
+    rows = [("class", splits)]
+    rows += [("all classes", [str(column.sum()) for column in of_class])]
+    rows += [(name, [str(c[label]) for c in of_class]) for label, name in enumerate(names)]
+    for name, cells in rows:
+        yield f"  {name:<{width}}  " + "  ".join(f"{cell:>8}" for cell in cells)
+
+
+def verify_images(
+    manifest: Manifest, progress: Progress, clock: Callable[[], float] = time.monotonic
+) -> list[BadImage]:
+    """Decode every image of a data set, in threads.
+
+    Args:
+        manifest: the data set.
+        progress: called after every few hundred images.
+        clock: returns seconds.
+
+    Returns:
+        The images that cannot be decoded, in the order of the splits and their rows.
+    """
+    from safe_ray.data.images import BadImageError, decode_image
+    from safe_ray.data.manifest import read_image_bytes
+
+    def check(place: tuple[str, int]) -> BadImage | None:
+        split, row = place
+        table = manifest.tables[split]
+        try:
+            decode_image(read_image_bytes(table, [row])[0])
+        except (BadImageError, InputError) as error:
+            path = table.column("path")[row].as_py()
+            return BadImage(manifest.name, split, path, str(error))
+        return None
+
+    sizes = {split: table.num_rows for split, table in manifest.tables.items()}
+    total, done, began = sum(sizes.values()), 0, clock()
+    bad: list[BadImage] = []
+    progress(0, total, None)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for split, size in sizes.items():
+            for begin in range(0, size, IMAGES_AT_ONCE):
+                rows = range(begin, min(begin + IMAGES_AT_ONCE, size))
+                found = pool.map(check, [(split, row) for row in rows])
+                bad += [image for image in found if image is not None]
+                done += len(rows)
+                progress(done, total, (clock() - began) / done * (total - done))
+    return bad
+
+
+def verdict(bad: Sequence[BadImage], checked: int) -> Iterator[str]:
+    """Yield the lines that name the first bad images of all that were decoded."""
+    if not bad:
+        yield f"All {checked} images decode."
+        return
+    yield f"{len(bad)} of {checked} images cannot be used:"
+    for image in bad[:SHOWN_BAD_IMAGES]:
+        yield f"  {image.dataset}, split {image.split!r}, {image.path}: {image.reason}"
+    if len(bad) > SHOWN_BAD_IMAGES:
+        yield f"  and {len(bad) - SHOWN_BAD_IMAGES} more"
+
+
+def _episodes(options: argparse.Namespace) -> int:
+    from safe_ray.files import resolve_path
+
+    split = resolve_path(options.split)
+    rows = list(episode_rows(split, options.shots, options.seeds, options.convention))
+    print("\n".join("\t".join(row) for row in rows))
+    return 0
+
+
+def episode_rows(
+    split_file: Path, shots: Sequence[int], seeds: Sequence[int], convention: str = "coop"
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the head and the rows of a table of episodes.
+
+    Args:
+        split_file: in CoOp's layout; no image of it need be there.
+        shots: training images a class.
+        seeds: of the drawing.
+        convention: a key of `safe_ray.data.episodes.CONVENTIONS`.
+
+    Yields:
+        shots, seed, digest of the training samples, digest of the validation samples.
+
+    Raises:
+        InputError: the split file is missing or wrong, or an argument out of range.
+    """
+    from safe_ray.data.episodes import draw_episode
+    from safe_ray.data.manifest import load_manifest
+    from safe_ray.specs import DatasetSpec
+
+    spec = DatasetSpec(
+        split_file.stem, "coop", str(split_file.parent), options={"split": split_file.name}
+    )
+    manifest = load_manifest(spec, split_file.parent)
+    yield "shots", "seed", "train_digest", "validation_digest"
+    for count in shots:
+        for seed in seeds:
+            episode = draw_episode(manifest, count, seed, convention)
+            yield str(count), str(seed), episode.train_digest, episode.validation_digest
+
+
+if __name__ == "__main__":
+    sys.exit(main())
