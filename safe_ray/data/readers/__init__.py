@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from safe_ray.data.readers import coop, imagenet, parquet
+from safe_ray.data.readers import coop, folder, huggingface, imagenet, parquet, table, webdataset
 from safe_ray.data.readers.base import SPLITS, RawDataset
 from safe_ray.specs import DatasetSpec
 
@@ -13,8 +13,12 @@ Reader = Callable[[DatasetSpec, str], RawDataset]
 
 READERS: dict[str, Reader] = {
     "coop": coop.read,
+    "folder": folder.read,
+    "huggingface": huggingface.read,
     "imagenet": imagenet.read,
     "parquet": parquet.read,
+    "table": table.read,
+    "webdataset": webdataset.read,
 }
 
 __all__ = ["READERS", "SPLITS", "RawDataset", "Reader"]
