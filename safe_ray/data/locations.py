@@ -381,9 +381,10 @@ def _fsspec(uri: str) -> tuple[Any, str]:
             f"Reading {uri} needs a package that is not installed: run `pip install "
             f"{missing.partition('.')[0]}`."
         ) from error
-    except ValueError as error:
+    # Some file systems can be made from a URI only if it has more to it.
+    except (TypeError, ValueError) as error:
         if scheme in available_protocols():
-            raise OSError(f"{first_line(error)}") from error
+            raise OSError(first_line(error)) from error
         raise InputError(
             f"No file system is known for {uri}: use a local path, or a scheme such as s3://, "
             "gs://, abfs://, hdfs:// or https://."

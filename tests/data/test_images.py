@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from safe_ray.data.images import BadImageError, decode_image
+from safe_ray.data.images import (
+    FORMATS,
+    SUFFIXES,
+    BadImageError,
+    decode_image,
+    has_image_suffix,
+)
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -103,6 +109,40 @@ def test_an_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert decode_image(data).getpixel((0, 0)) == RED
+
+
+def test_an_animated_webp_and_an_animated_png_give_their_first_frame():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    for format in ("WEBP", "PNG"):
+        options = {"save_all": True, "append_images": frames[1:]}
+        options |= {"lossless": True} if format == "WEBP" else {}
+        assert decode_image(encode(frames[0], format, **options)).getpixel((0, 0)) == RED
+
+
+def test_a_cmyk_jpeg_is_converted():
+    decoded = decode_image(encode(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"))
+    assert np.abs(np.subtract(decoded.getpixel((8, 8)), RED)).max() < 8
+
+
+def test_16_bit_grey_with_an_orientation_is_turned():
+    samples = np.zeros((8, 16), np.uint16)
+    samples[:, :4] = 65535
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    decoded = decode_image(encode(Image.fromarray(samples), "PNG", exif=exif))
+    assert decoded.size == (8, 16)
+    assert decoded.getpixel((4, 0)) == WHITE
+    assert decoded.getpixel((4, 15)) == (0, 0, 0)
+
+
+def test_the_known_suffixes_are_those_of_the_formats_that_are_decoded():
+    registered = Image.registered_extensions()
+    decoded = {suffix for suffix, format in registered.items() if format in FORMATS}
+    assert decoded - SUFFIXES <= {".avifs", ".pfm"}
+    assert {registered[suffix] for suffix in SUFFIXES & set(registered)} <= set(FORMATS)
+    assert has_image_suffix("a.b/c.JPG")
+    for name in ("a.jpg/readme", "jpg", "a.txt", ""):
+        assert not has_image_suffix(name)
 
 
 def test_zero_bytes_are_not_an_image():

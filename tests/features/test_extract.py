@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -24,6 +25,7 @@ from safe_ray.features.extract import (
     ExtractionOptions,
     ExtractionRequest,
     ExtractionSummary,
+    _chunks,
     decode_views,
     dense_maps,
     extract,
@@ -204,13 +206,46 @@ def test_a_damaged_part_is_extracted_again(
     assert [path.name for path in folder.glob("*.damaged")] == [f"{part.name}.damaged"]
 
 
+def as_chunk(inventory: Inventory) -> pa.Table:
+    (chunk,) = _chunks(
+        [ExtractionRequest.of(inventory)],
+        [(sample, 0, row, [0]) for row, sample in enumerate(inventory.samples)],
+        inventory.table.num_rows,
+    )
+    return chunk
+
+
+def test_parts_of_a_file_and_files_of_any_file_system_are_decoded_as_files_are(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    table = write_images(tmp_path / "images", 4)
+    contents = [Path(file).read_bytes() for file in table["file"].to_pylist()]
+    whole = tmp_path / "all.bin"
+    whole.write_bytes(b"".join(contents))
+    lengths = [len(content) for content in contents]
+    offsets = [sum(lengths[:row]) for row in range(4)]
+    parts = pa.table(
+        {"path": table["path"], "file": [str(whole)] * 4, "offset": offsets, "length": lengths}
+    )
+    memory = fsspec.filesystem("memory")
+    uris = [f"memory://images/{name}" for name in table["path"].to_pylist()]
+    memory.pipe(dict(zip(uris, contents, strict=True)))
+    remote = pa.table({"path": table["path"], "file": uris})
+    recipe = backbone.preprocessing.to_json()
+    expected, *others = (
+        decode_views(as_chunk(take_inventory(each, tmp_path / "cache.arrow")), recipe)
+        for each in (table, parts, remote)
+    )
+    for other in others:
+        assert np.array_equal(other["sample"], expected["sample"])
+        assert np.array_equal(other["pixels"], expected["pixels"])
+
+
 def test_an_image_that_changed_since_the_inventory_is_refused(
     backbone: Backbone, tmp_path: Path
 ) -> None:
     table = write_images(tmp_path / "images", 4)
-    rows = take_inventory(table, tmp_path / "cache.arrow").table
-    rows = rows.append_column("views", pa.array([[0]] * 4, pa.list_(pa.int16())))
-    rows = rows.append_column("image", pa.nulls(4, pa.large_binary()))
+    rows = as_chunk(take_inventory(table, tmp_path / "cache.arrow"))
     recipe = backbone.preprocessing.to_json()
     assert decode_views(rows, recipe)["pixels"].shape == (4, 3, 64, 64)
     file = Path(table["file"][3].as_py())

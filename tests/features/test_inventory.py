@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pytest
 
@@ -137,6 +138,53 @@ def test_bad_images_are_never_remembered_as_sound(make_table, tmp_path: Path) ->
         inventory = take_inventory(table, tmp_path / "cache.arrow", skip_bad=True)
         assert len(inventory.bad) == 1
     assert inventory.checked == 1
+
+
+def part_table(file: Path, contents: list[bytes]) -> pa.Table:
+    file.write_bytes(b"header" + b"".join(contents))
+    lengths = [len(content) for content in contents]
+    return pa.table(
+        {
+            "path": [f"{number:02d}.png" for number in range(len(contents))],
+            "label": pa.array(range(len(contents)), pa.int32()),
+            "file": [str(file)] * len(contents),
+            "offset": [6 + sum(lengths[:number]) for number in range(len(contents))],
+            "length": lengths,
+        }
+    )
+
+
+def test_parts_of_a_file_are_known_by_their_place_until_it_changes(tmp_path: Path) -> None:
+    contents = images(5)
+    cache = tmp_path / "cache.arrow"
+    table = part_table(tmp_path / "all.bin", contents[:4])
+    assert take_inventory(table, cache).samples == digests(contents[:4])
+    again = take_inventory(table, cache)
+    assert (again.checked, again.samples) == (0, digests(contents[:4]))
+    longer = part_table(tmp_path / "all.bin", contents)
+    assert take_inventory(longer, cache).checked == 5
+
+
+def test_a_part_beyond_the_end_of_its_file_is_bad(tmp_path: Path) -> None:
+    table = part_table(tmp_path / "all.bin", images(3))
+    file = tmp_path / "all.bin"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(InputError, match=r"1 of 3 images .*: 02\.png \(the file ends before byte"):
+        take_inventory(table, tmp_path / "cache.arrow")
+
+
+def test_files_of_a_remote_system_are_remembered_until_they_change(tmp_path: Path) -> None:
+    contents = images(3)
+    memory = fsspec.filesystem("memory")
+    uris = [f"memory://inventory/{number}.png" for number in range(2)]
+    memory.pipe(dict(zip(uris, contents, strict=False)))
+    table = pa.table({"path": ["0.png", "1.png"], "file": uris})
+    cache = tmp_path / "cache.arrow"
+    assert take_inventory(table, cache).samples == digests(contents[:2])
+    assert take_inventory(table, cache).checked == 0
+    memory.pipe(uris[1], contents[2])
+    changed = take_inventory(table, cache)
+    assert (changed.checked, changed.samples) == (1, digests([contents[0], contents[2]]))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
