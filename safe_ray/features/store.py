@@ -172,7 +172,7 @@ class FeatureStore:
         """
         samples = list(dict.fromkeys(samples))
         views = list(dict.fromkeys(int(view) for view in views))
-        _, found = self._locate(samples, views)
+        _, found = self._locate(samples, _every(views, len(samples)))
         return [(samples[row], views[column]) for row, column in np.argwhere(~found)]
 
     def write_key(self) -> None:
@@ -213,16 +213,29 @@ class FeatureStore:
         Raises:
             MissingFeatures: some of the pairs are not in the store.
         """
-        places, found = self._locate(list(samples), [int(view) for view in views])
+        maps = self._gather(samples, _every(views, len(samples)))
+        return maps.reshape(len(samples), len(views), self.tokens, self.width)
+
+    def read_pairs(self, samples: Sequence[str], views: Sequence[int]) -> np.ndarray:
+        """Gather the dense map of each sample in its own view, float16 `[samples, L, C]`.
+
+        Raises:
+            MissingFeatures: some of the pairs are not in the store.
+        """
+        columns = np.fromiter(map(int, views), np.int64, len(samples))[:, None]
+        return self._gather(samples, columns).reshape(-1, self.tokens, self.width)
+
+    def _gather(self, samples: Sequence[str], views: np.ndarray) -> np.ndarray:
+        """The maps of `views[i, :]` of each sample i, `[samples * columns, L * C]`."""
+        places, found = self._locate(samples, views)
         if not found.all():
             absent = np.argwhere(~found)
             row, column = absent[0]
             raise MissingFeatures(
                 f"{len(absent)} of {found.size} dense maps are not in {self.folder}; the first is "
-                f"view {views[column]} of sample {samples[row]}. Extract them first."
+                f"view {views[row, column]} of sample {samples[row]}. Extract them first."
             )
-        out = np.empty((len(samples), len(views), self.tokens, self.width), np.float16)
-        flat = out.reshape(found.size, self.tokens * self.width)
+        flat = np.empty((found.size, self.tokens * self.width), np.float16)
         places = places.reshape(-1)
         part_of = self._part_of[places]
         order = np.argsort(part_of, kind="stable")
@@ -230,20 +243,19 @@ class FeatureStore:
         for target in np.split(order, bounds) if order.size else []:
             name = self._names[part_of[target[0]]]
             _copy_rows(self._tokens_of(name), self._row_of[places[target]], flat, target)
-        return out
+        return flat
 
-    def _locate(self, samples: list[str], views: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Positions in the index, `[samples, views]`, and whether each pair was found."""
+    def _locate(self, samples: Sequence[str], views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions in the index of `views[i, :]` of sample i, and whether each was found."""
         self._build_index()
         get = self._ids.get
         ids = np.fromiter((get(sample, -1) for sample in samples), np.int64, len(samples))
-        columns = np.asarray(views, np.int64).reshape(-1)
-        wanted = (ids[:, None] << _VIEW_BITS) + columns[None, :]
+        wanted = (ids[:, None] << _VIEW_BITS) + views
         if not self._keys.size:
             return np.zeros(wanted.shape, np.int64), np.zeros(wanted.shape, bool)
         places = np.searchsorted(self._keys, wanted)
         places = np.minimum(places, self._keys.size - 1)
-        known = (ids[:, None] >= 0) & (columns[None, :] >= 0) & (columns[None, :] <= _MAX_VIEW)
+        known = (ids[:, None] >= 0) & (views >= 0) & (views <= _MAX_VIEW)
         return places, known & (self._keys[places] == wanted)
 
     def _forget_index(self) -> None:
@@ -448,6 +460,12 @@ def _write_index(folder: Path, parts: Mapping[str, _Part]) -> None:
     # Only a cache: on read-only or full storage the next reader opens the parts again.
     with contextlib.suppress(InputError):
         _write_batch(folder / INDEX_NAME, batch)
+
+
+def _every(views: Sequence[int], samples: int) -> np.ndarray:
+    """The same views for every sample, int64 `[samples, views]`."""
+    columns = np.fromiter(map(int, views), np.int64, len(views))
+    return np.broadcast_to(columns, (samples, len(columns)))
 
 
 def _copy_rows(source: np.ndarray, rows: np.ndarray, out: np.ndarray, targets: np.ndarray) -> None:

@@ -107,6 +107,8 @@ def test_any_rows_in_any_order_are_found_missing_or_read_back(
         for row, name in enumerate(samples):
             for column, view in enumerate(views):
                 np.testing.assert_array_equal(maps[row, column], dense_map(name, view))
+        paired = store.read_pairs([name for name, _ in asked], [view for _, view in asked])
+        np.testing.assert_array_equal(paired, maps.reshape(len(asked), TOKENS, WIDTH))
 
 
 def test_neighbouring_and_scattered_rows_of_many_parts_are_gathered_alike(tmp_path: Path) -> None:
