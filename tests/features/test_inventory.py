@@ -10,10 +10,12 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from safe_ray.errors import InputError
 from safe_ray.features.inventory import take_inventory
 from tests.conftest import SHAPES, draw_shape
+from tests.data.image_tree import load, write_tree
 
 NAMES = list(SHAPES)
 
@@ -138,6 +140,25 @@ def test_bad_images_are_never_remembered_as_sound(make_table, tmp_path: Path) ->
         inventory = take_inventory(table, tmp_path / "cache.arrow", skip_bad=True)
         assert len(inventory.bad) == 1
     assert inventory.checked == 1
+
+
+def test_what_is_wrong_in_a_folder_of_images_is_named(tmp_path: Path, monkeypatch) -> None:
+    folder = write_tree(tmp_path / "pets", {"cat": 2, "dog": 2})
+    (folder / "cat" / "empty.png").touch()
+    (folder / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "dog" / "half.png").write_bytes(images(1)[0][:200])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    Image.new("1", (200, 200)).save(folder / "dog" / "bomb.png")
+    manifest = load("folder", folder)
+    table = pa.concat_tables([manifest.split("train"), manifest.split("test")])
+    inventory = take_inventory(table, tmp_path / "cache.arrow", skip_bad=True)
+    assert len(inventory.samples) == 4
+    reasons = dict(inventory.bad)
+    assert set(reasons) == {"cat/empty.png", "cat/gone.png", "dog/half.png", "dog/bomb.png"}
+    assert "empty" in reasons["cat/empty.png"]
+    assert "No such file" in reasons["cat/gone.png"]
+    assert "damaged" in reasons["dog/half.png"]
+    assert "too many pixels" in reasons["dog/bomb.png"]
 
 
 def part_table(file: Path, contents: list[bytes]) -> pa.Table:

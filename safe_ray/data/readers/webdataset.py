@@ -88,7 +88,7 @@ def read(spec: DatasetSpec, location: str) -> RawDataset:
         {"path": paths, "label": numbers, "file": files, "offset": offsets, "length": lengths},
         schema=RANGES_SCHEMA,
     )
-    left_out = [f"Left out of {location}: {without_image} samples without an image."]
+    left_out = [f"Left out of {location}: samples without an image ({without_image})."]
     return RawDataset(
         source=location,
         classes=labelling.classes,

@@ -136,7 +136,7 @@ def test_what_belongs_to_no_sample_is_left_out(tmp_path):
     ]
     manifest = load(write_tar(tmp_path / "data.tar", members))
     assert sum(sizes(manifest).values()) == 4
-    assert f"Left out of {tmp_path}/data.tar: 1 samples without an image." in manifest.notes
+    assert f"Left out of {tmp_path}/data.tar: samples without an image (1)." in manifest.notes
 
 
 def test_two_images_of_one_sample_and_a_sample_without_a_label_are_refused(tmp_path):
