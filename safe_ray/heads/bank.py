@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from safe_ray.backbones.pooling import POOLING_PARAMETERS
+from safe_ray.heads.single import pool_heads
 
 TRAINABLE_GROUPS = ("positional_embedding", "q_proj", "k_proj", "v_proj", "c_proj")
 """What a choice of trained parameters may name: a layer stands for its weight and its bias."""
@@ -39,8 +40,11 @@ def select_parameters(groups: Sequence[str] | str) -> tuple[str, ...]:
 
 def with_mean_token(maps: Tensor) -> Tensor:
     """Put each map's mean token in front of its tokens: `[N, L, C]` -> `[N, L + 1, C]` float32."""
-    tokens = maps.float()
-    return torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
+    samples, length, width = maps.shape
+    tokens = torch.empty(samples, length + 1, width, device=maps.device)
+    tokens[:, 1:] = maps
+    torch.mean(tokens[:, 1:], dim=1, out=tokens[:, 0])
+    return tokens
 
 
 def pool_bank(tokens: Tensor, state: Mapping[str, Tensor], num_heads: int) -> Tensor:
@@ -156,7 +160,9 @@ class Bank(nn.Module):
     def pool(self, tokens: Tensor) -> Tensor:
         """Pool `[N, L + 1, C]` tokens (mean token first) with every head: `[K, N, D]`."""
         state = {name: self.stacked(name) for name in POOLING_PARAMETERS}
-        return pool_bank(tokens, state, self.num_heads)
+        # A GPU is kept busy by the stacked form; a CPU's caches are too small for it.
+        pool = pool_heads if tokens.device.type == "cpu" else pool_bank
+        return pool(tokens, state, self.num_heads)
 
     def forward(self, tokens: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """Weighted sum of each candidate's cross-entropy over the batch.
@@ -170,7 +176,11 @@ class Bank(nn.Module):
             `[K]` losses in nats. Their sum may be differentiated at once: no candidate's loss
             depends on another's parameters.
         """
-        logits = tuned_logits(self.pool(tokens), self.classifier, self.logit_scale)
+        return self.losses(self.pool(tokens), labels, weights)
+
+    def losses(self, pooled: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Return what `forward` does, from features `[K, N, D]` as the pooling returns them."""
+        logits = tuned_logits(pooled, self.classifier, self.logit_scale)
         candidates, samples, classes = logits.shape
         losses = nn.functional.cross_entropy(
             logits.reshape(candidates * samples, classes),

@@ -1,7 +1,7 @@
 """AdamW with a learning rate, a weight decay and a schedule for each candidate of a bank.
 
-The update is torch's own fused AdamW: every candidate is a parameter group of views into the
-bank's stacked weights, so a head of a bank is updated exactly as it would be alone.
+The update is torch's own fused AdamW on views into the bank's stacked weights and moments, so a
+head of a bank is updated exactly as it would be alone, and a block of rows as in the whole.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from safe_ray.heads.bank import Bank
 
@@ -58,57 +59,93 @@ class BankOptimiser:
         weight_decays: Sequence[float],
         moments: Sequence[Moments] | None = None,
     ) -> None:
-        self._stacked = {
+        self._parameters = {
             name: parameter
             for name in bank.trained
             if isinstance(parameter := bank.stacked(name), nn.Parameter)
         }
+        self._device = bank.classifier.device
+        stacked = {
+            name: (parameter.detach(), torch.zeros_like(parameter), torch.zeros_like(parameter))
+            for name, parameter in self._parameters.items()
+        }
+        # Weight and moments of each parameter of each candidate.
         self._views = [
-            {name: stacked.detach()[index] for name, stacked in self._stacked.items()}
-            for index in range(len(bank))
+            {name: (w[i], m[i], v[i]) for name, (w, m, v) in stacked.items()}
+            for i in range(len(bank))
         ]
-        self._adamw = torch.optim.AdamW(
-            [
-                {"params": list(views.values()), "lr": 0.0, "weight_decay": decay}
-                for views, decay in zip(self._views, weight_decays, strict=True)
-            ],
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            fused=True,
-        )
+        self._weight_decays = list(weight_decays)
+        self._updates = [0] * len(bank)
         if moments is not None:
             self._restore(moments)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the parameters that are updated."""
+        return frozenset(self._parameters)
+
     def step(self, learning_rates: Sequence[float]) -> None:
         """Update every candidate with its learning rate, and forget the gradients."""
-        for index, (group, lr) in enumerate(
-            zip(self._adamw.param_groups, learning_rates, strict=True)
-        ):
-            group["lr"] = lr
-            for name, view in self._views[index].items():
-                gradient = self._stacked[name].grad
-                view.grad = None if gradient is None else gradient[index]
-        self._adamw.step()
-        for stacked in self._stacked.values():
-            stacked.grad = None
+        for candidate, lr in enumerate(learning_rates):
+            gradients = [
+                (name, slice(None), parameter.grad[candidate])
+                for name, parameter in self._parameters.items()
+                if parameter.grad is not None
+            ]
+            self.update_rows(candidate, gradients, lr)
+            self.finish(candidate)
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+    def update_rows(
+        self, candidate: int, gradients: Sequence[tuple[str, slice, Tensor]], lr: float
+    ) -> None:
+        """Update some rows of one candidate's parameters.
+
+        An update of a candidate is any number of these calls, each row at most once, and `finish`.
+
+        Args:
+            candidate: its place in the bank.
+            gradients: parameters by name, which rows of each, and the gradients of those rows.
+            lr: the learning rate.
+        """
+        views = [(*self._views[candidate][name], rows, g) for name, rows, g in gradients]
+        steps = torch.full((len(views),), float(self._updates[candidate]), device=self._device)
+        adamw(
+            [weight[rows] for weight, _, _, rows, _ in views],
+            [gradient for _, _, _, _, gradient in views],
+            [first[rows] for _, first, _, rows, _ in views],
+            [second[rows] for _, _, second, rows, _ in views],
+            [],
+            list(steps.unbind()),
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=lr,
+            weight_decay=self._weight_decays[candidate],
+            eps=1e-8,
+            maximize=False,
+        )
+
+    def finish(self, candidate: int) -> None:
+        """Count one update of a candidate."""
+        self._updates[candidate] += 1
 
     def moments(self) -> list[Moments]:
         """Return the state to go on from, one a candidate; the tensors are views."""
-        result = []
-        for views in self._views:
-            states = {name: self._adamw.state[view] for name, view in views.items()}
-            empty = {name: torch.zeros_like(view) for name, view in views.items()}
-            first = {name: s["exp_avg"] if s else empty[name] for name, s in states.items()}
-            second = {name: s["exp_avg_sq"] if s else empty[name] for name, s in states.items()}
-            updates = next((int(s["step"]) for s in states.values() if s), 0)
-            result.append(Moments(first, second, updates))
-        return result
+        return [
+            Moments(
+                {name: first for name, (_, first, _) in views.items()},
+                {name: second for name, (_, _, second) in views.items()},
+                updates,
+            )
+            for views, updates in zip(self._views, self._updates, strict=True)
+        ]
 
     def _restore(self, moments: Sequence[Moments]) -> None:
-        for views, saved in zip(self._views, moments, strict=True):
-            for name, view in views.items():
-                self._adamw.state[view] = {
-                    "step": torch.tensor(float(saved.updates), device=view.device),
-                    "exp_avg": saved.first[name].to(view).clone(),
-                    "exp_avg_sq": saved.second[name].to(view).clone(),
-                }
+        for candidate, saved in enumerate(moments):
+            self._updates[candidate] = saved.updates
+            for name, (_, first, second) in self._views[candidate].items():
+                first.copy_(saved.first[name])
+                second.copy_(saved.second[name])

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from safe_ray.heads.bank import POOLING_PARAMETERS, HeadState, pool_bank, with_mean_token
+from safe_ray.heads.bank import POOLING_PARAMETERS, HeadState, with_mean_token
 from safe_ray.heads.blending import AlphaRowSums, sum_alpha_row
+from safe_ray.heads.single import Workspace, pool_head
 
-_SCRATCH_BYTES = 64 * 2**20
+# More maps at once than this leave a CPU's caches; fewer read the weights too often.
+_MAPS_AT_ONCE = 64
+# What a GPU holds at once, and what shares each batch of maps.
 _HEADS_AT_ONCE = 8
 
 
@@ -29,19 +32,19 @@ def pool_with_heads(
     Returns:
         `[K, N, D]` float32 features on `device`, as the pooling returns them.
     """
-    width = maps.shape[-1]
+    workspace = Workspace()
     pooled = []
     for first in range(0, len(heads), _HEADS_AT_ONCE):
-        group = heads[first : first + _HEADS_AT_ONCE]
-        state = {
-            name: torch.stack([head[name].float() for head in group]).to(device)
-            for name in POOLING_PARAMETERS
-        }
-        batch = max(1, _SCRATCH_BYTES // (4 * len(group) * num_heads * width))
-        parts = [
-            pool_bank(with_mean_token(part.to(device)), state, num_heads)
-            for part in maps.split(batch)
+        group = [
+            {name: head[name].to(device, torch.float32) for name in POOLING_PARAMETERS}
+            for head in heads[first : first + _HEADS_AT_ONCE]
         ]
+        parts = []
+        for part in maps.split(_MAPS_AT_ONCE):
+            tokens = with_mean_token(part.to(device))
+            parts.append(
+                torch.stack([pool_head(tokens, head, num_heads, workspace)[0] for head in group])
+            )
         pooled.append(torch.cat(parts, dim=1))
     return torch.cat(pooled)
 

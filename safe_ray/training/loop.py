@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from safe_ray.files import sha256_hex
 from safe_ray.heads.bank import Bank, HeadState, with_mean_token
 from safe_ray.heads.optimiser import BankOptimiser, Moments, Schedule
+from safe_ray.heads.step import AutogradStep, FusedStep, Step
 
 
 @dataclass(frozen=True)
@@ -200,14 +201,15 @@ def train_bank(
             mine = local[batch] >= 0
             rows = local[batch][mine]
             tokens = with_mean_token(shard.maps[rows.to(device), view[batch][mine].to(device)])
-            loss: Tensor = running.module(
-                tokens, shard.labels[rows.to(device)], (counted * scale)[:, mine].to(device)
+            loss = running.step(
+                tokens,
+                shard.labels[rows.to(device)],
+                (counted * scale)[:, mine].to(device),
+                [schedules[i].at(epoch * steps + step) for i in active],
             )
-            loss.sum().backward()
-            running.optimiser.step([schedules[i].at(epoch * steps + step) for i in active])
             # DDP averages over the workers, so the loss carries the world size; take it out again.
             share = counted.sum(dim=1) / parallel.world_size
-            epoch_loss += loss.detach().double() * share.to(device)
+            epoch_loss += loss.double() * share.to(device)
 
         seen = include[active].sum(dim=1).clamp_min(1.0).to(device)
         due = time.monotonic() - last_checkpoint >= checkpoint_seconds and parallel.is_first
@@ -245,8 +247,8 @@ class _Running:
 
     active: list[int]
     bank: Bank
-    module: nn.Module
     optimiser: BankOptimiser
+    step: Step
 
     @staticmethod
     def start(
@@ -275,7 +277,12 @@ class _Running:
             [members[index].weight_decay for index in active] or [0.0],
             known or None,
         )
-        return _Running(active, bank, parallel.wrap(bank) if active else bank, optimiser)
+        step: Step
+        if parallel.world_size == 1 and classifier.device.type == "cpu":
+            step = FusedStep(bank, optimiser)
+        else:
+            step = AutogradStep(parallel.wrap(bank) if active else bank, optimiser)
+        return _Running(active, bank, optimiser, step)
 
     def store(self, state: TrainingState) -> None:
         """Copy the active members' weights and optimiser state out of the stacked bank."""

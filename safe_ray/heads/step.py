@@ -1,0 +1,196 @@
+"""One training step of a bank: the losses of a batch, their gradients, and the update.
+
+`AutogradStep` goes through the graph: DDP hooks into it, and a GPU is kept busy by it. In a single
+process on a CPU `FusedStep` does the same with each candidate's forward pass, backward pass and
+update in turn. It updates a block of rows while its gradient is in the cache, so that gradients
+cost the memory no traffic, and no candidate's intermediates push out another's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from safe_ray.heads.bank import Bank
+from safe_ray.heads.optimiser import BankOptimiser
+from safe_ray.heads.single import (
+    BLOCK_BYTES,
+    Workspace,
+    differentiate_head,
+    pool_head,
+    row_blocks,
+)
+
+# Elements, so that every block begins with a cache line.
+_ALIGNMENT = 16
+
+
+class Step(Protocol):
+    """A training step."""
+
+    def __call__(
+        self, tokens: Tensor, labels: Tensor, weights: Tensor, learning_rates: Sequence[float]
+    ) -> Tensor:
+        """Update every candidate of the bank once.
+
+        Args:
+            tokens: `[N, L + 1, C]`, the mean token first.
+            labels: `[N]` int64 class indices.
+            weights: `[K, N]`, what each sample counts for each candidate (0 leaves it out).
+            learning_rates: one a candidate.
+
+        Returns:
+            `[K]` losses in nats before the update, as `Bank.forward` gives them.
+        """
+        ...
+
+
+class AutogradStep:
+    """The step by way of the graph.
+
+    Args:
+        module: the bank, or what wraps it for several workers.
+        optimiser: of the same bank.
+    """
+
+    def __init__(self, module: nn.Module, optimiser: BankOptimiser) -> None:
+        self._module = module
+        self._optimiser = optimiser
+
+    def __call__(
+        self, tokens: Tensor, labels: Tensor, weights: Tensor, learning_rates: Sequence[float]
+    ) -> Tensor:
+        """See `Step`."""
+        losses: Tensor = self._module(tokens, labels, weights)
+        losses.sum().backward()
+        self._optimiser.step(learning_rates)
+        return losses.detach()
+
+
+class FusedStep:
+    """The step candidate by candidate, without a graph.
+
+    Args:
+        bank: the bank to train.
+        optimiser: of the same bank.
+    """
+
+    def __init__(self, bank: Bank, optimiser: BankOptimiser) -> None:
+        self._bank = bank
+        self._workspace = Workspace()
+        self._heads = [bank.head(candidate) for candidate in range(len(bank))]
+        self._updates = [
+            _Updates(optimiser, candidate, head, self._workspace)
+            for candidate, head in enumerate(self._heads)
+        ]
+
+    @torch.no_grad()
+    def __call__(
+        self, tokens: Tensor, labels: Tensor, weights: Tensor, learning_rates: Sequence[float]
+    ) -> Tensor:
+        """See `Step`."""
+        num_heads, workspace = self._bank.num_heads, self._workspace
+        losses = []
+        for head, updates, lr, counts in zip(
+            self._heads, self._updates, learning_rates, weights, strict=True
+        ):
+            pooled, kept = pool_head(tokens, head, num_heads, workspace)
+            loss, gradient = loss_and_gradient(
+                pooled, labels, counts, self._bank.classifier, self._bank.logit_scale
+            )
+            updates.begin(lr)
+            differentiate_head(gradient, kept, head, num_heads, updates, workspace)
+            updates.finish()
+            losses.append(loss)
+        return torch.stack(losses)
+
+
+def loss_and_gradient(
+    pooled: Tensor, labels: Tensor, weights: Tensor, classifier: Tensor, logit_scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return one head's loss and its gradient with respect to the pooled features.
+
+    With o a sample's features, W the classifier, s the logit scale and w the sample's weight,
+
+        z = s W o / |o|      g = s W^T (softmax(z) - onehot) w / |o|      do = g - o (o . g) / |o|^2
+
+    Args:
+        pooled: `[N, D]`, as the pooling returns them.
+        labels: `[N]` int64 class indices.
+        weights: `[N]`; what each sample counts. One with 0 has no part in the loss.
+        classifier: `[classes, D]`, normalised rows.
+        logit_scale: the model's, already exponentiated.
+
+    Returns:
+        The loss, a scalar in nats (see `Bank.forward`), and `[N, D]`.
+    """
+    norm = torch.linalg.vector_norm(pooled, dim=1, keepdim=True).clamp_min_(1e-12)
+    factor = logit_scale / norm
+    log_odds = torch.log_softmax((pooled @ classifier.t()).mul_(factor), dim=1)
+    target = labels.unsqueeze(1)
+    losses = log_odds.gather(1, target).squeeze(1)
+    # As in the bank: a left-out sample must not pass on a NaN, which a product with zero would.
+    losses.masked_fill_(weights == 0, 0.0)
+    loss = -torch.dot(losses, weights)
+
+    odds = log_odds.exp_()
+    odds.scatter_add_(1, target, odds.new_full(target.shape, -1.0))
+    odds.mul_(weights.unsqueeze(1))
+    gradient = (odds @ classifier).mul_(factor)
+    along = (pooled * gradient).sum(dim=1, keepdim=True).div_(norm.square_())
+    return loss, gradient.addcmul_(pooled, along, value=-1.0)
+
+
+class _Updates:
+    """The gradients of one candidate, turned into updates as soon as a few blocks are written."""
+
+    def __init__(
+        self,
+        optimiser: BankOptimiser,
+        candidate: int,
+        head: Mapping[str, Tensor],
+        workspace: Workspace,
+    ) -> None:
+        self.wanted = optimiser.names
+        self._optimiser = optimiser
+        self._candidate = candidate
+        self._head = head
+        self._workspace = workspace
+        self._lr = 0.0
+        self._written: list[tuple[str, slice, Tensor]] = []
+        self._used = 0
+
+    def begin(self, lr: float) -> None:
+        self._lr = lr
+
+    def blocks(self, name: str, unit: int = 1) -> Iterator[tuple[slice, Tensor]]:
+        if name not in self.wanted:
+            return
+        parameter = self._head[name]
+        for rows in row_blocks(parameter, unit):
+            room = self._room(parameter, rows.stop - rows.start)
+            yield rows, room
+            self._written.append((name, rows, room))
+
+    def finish(self) -> None:
+        self._flush()
+        self._optimiser.finish(self._candidate)
+
+    def _room(self, parameter: Tensor, rows: int) -> Tensor:
+        shape = (rows, *parameter.shape[1:])
+        size = math.prod(shape)
+        capacity = max(size, BLOCK_BYTES // parameter.element_size())
+        if self._used + size > capacity:
+            self._flush()
+        room = self._workspace.take("gradients", shape, parameter, self._used, capacity)
+        self._used += -(-size // _ALIGNMENT) * _ALIGNMENT
+        return room
+
+    def _flush(self) -> None:
+        if self._written:
+            self._optimiser.update_rows(self._candidate, self._written, self._lr)
+        self._written, self._used = [], 0

@@ -1,0 +1,129 @@
+"""The pooling with its derivative written out is the plain one, and so is the fused step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from safe_ray.heads import single
+from safe_ray.heads.bank import (
+    POOLING_PARAMETERS,
+    TRAINABLE_GROUPS,
+    Bank,
+    pool_bank,
+    select_parameters,
+    with_mean_token,
+)
+from safe_ray.heads.optimiser import BankOptimiser
+from safe_ray.heads.single import pool_heads
+from safe_ray.heads.step import AutogradStep, FusedStep, loss_and_gradient
+from tests.heads.test_bank import DIM, GRID, HEADS, classifier, layer, one_batch, state_of
+
+
+def stacked(candidates: int) -> dict[str, Tensor]:
+    states = [state_of(layer(seed)) for seed in range(candidates)]
+    return {name: torch.stack([s[name] for s in states]).double() for name in POOLING_PARAMETERS}
+
+
+def leaves(state: dict[str, Tensor], trained: Sequence[str]) -> dict[str, Tensor]:
+    return {name: tensor.clone().requires_grad_(name in trained) for name, tensor in state.items()}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    candidates=st.integers(1, 3),
+    samples=st.integers(0, 5),
+    groups=st.lists(st.sampled_from(TRAINABLE_GROUPS), min_size=1, unique=True),
+)
+def test_pooling_and_gradients_are_the_plain_ones_whatever_is_trained(
+    candidates: int, samples: int, groups: list[str]
+) -> None:
+    """A worker of several may have no sample in a batch, so there may be none."""
+    state, trained = stacked(candidates), select_parameters(groups)
+    tokens = torch.randn(samples, GRID * GRID + 1, 128, dtype=torch.float64)
+    target = torch.randn(candidates, samples, DIM, dtype=torch.float64)
+    plain, fast = leaves(state, trained), leaves(state, trained)
+
+    expected = pool_bank(tokens, plain, HEADS)
+    found = pool_heads(tokens, fast, HEADS)
+    assert torch.allclose(found, expected, rtol=1e-10, atol=1e-12)
+    with torch.no_grad():
+        assert torch.equal(pool_heads(tokens, fast, HEADS), found)
+
+    (expected * target).sum().backward()
+    (found * target).sum().backward()
+    for name in trained:
+        if name == "k_proj.bias":
+            continue  # it cancels, so that the plain form has no gradient for it at all
+        assert torch.allclose(fast[name].grad, plain[name].grad, rtol=1e-9, atol=1e-11), name
+
+
+def test_the_written_out_loss_gradient_is_autograds() -> None:
+    state = state_of(layer(0))
+    bank = Bank([state], HEADS, select_parameters("all"), classifier(), 20.0).double()
+    pooled = torch.randn(16, DIM, dtype=torch.float64, requires_grad=True)
+    labels = one_batch()[1]
+    weights = torch.rand(16, dtype=torch.float64)
+    weights[3:6] = 0
+    expected = bank.losses(pooled.unsqueeze(0), labels, weights.unsqueeze(0))[0]
+    expected.backward()
+    loss, gradient = loss_and_gradient(pooled.detach(), labels, weights, bank.classifier, 20.0)
+    assert torch.allclose(loss, expected, rtol=1e-12)
+    assert torch.allclose(gradient, pooled.grad, rtol=1e-9, atol=1e-14)
+
+
+def test_the_loss_has_no_part_of_a_left_out_sample_that_is_nan() -> None:
+    pooled = torch.randn(4, DIM)
+    pooled[1] = float("nan")
+    weights = torch.tensor([0.5, 0.0, 0.3, 0.2])
+    loss, gradient = loss_and_gradient(
+        pooled, torch.zeros(4, dtype=torch.int64), weights, classifier(), 20.0
+    )
+    assert loss.isfinite()
+    assert gradient[[0, 2, 3]].isfinite().all()
+
+
+@pytest.mark.parametrize("block_bytes", [single.BLOCK_BYTES, 10_000, 1])
+@pytest.mark.parametrize("groups", ["all", ["v_proj", "c_proj"], ["positional_embedding"]])
+def test_fused_steps_are_the_graphs_steps_whatever_the_block_size(
+    monkeypatch: pytest.MonkeyPatch, groups: list[str] | str, block_bytes: int
+) -> None:
+    monkeypatch.setattr(single, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("safe_ray.heads.step.BLOCK_BYTES", block_bytes)
+    maps, labels = one_batch()
+    weights = torch.rand(3, 16) / 16
+    weights[1, ::2] = 0
+    banks, losses = [], []
+    for kind in (AutogradStep, FusedStep):
+        states = [state_of(layer(seed)) for seed in range(3)]
+        bank = Bank(states, HEADS, select_parameters(groups), classifier(), 20.0)
+        step = kind(bank, BankOptimiser(bank, [0.1, 0.0, 0.01]))
+        for _ in range(20):
+            last = step(with_mean_token(maps), labels, weights, [1e-3, 1e-4, 3e-4])
+        banks.append(bank)
+        losses.append(last)
+    assert torch.allclose(losses[0], losses[1], rtol=1e-4)
+    for index in range(3):
+        for name, expected in banks[0].head(index).items():
+            assert torch.allclose(banks[1].head(index)[name], expected, rtol=1e-3, atol=1e-5), name
+
+
+def test_fused_steps_leave_the_neighbours_of_a_diverged_head_untouched() -> None:
+    maps, labels = one_batch()
+    heads = []
+    for poison in (False, True):
+        states = [state_of(layer(seed)) for seed in range(3)]
+        if poison:
+            states[1]["q_proj.weight"].fill_(float("nan"))
+        bank = Bank(states, HEADS, select_parameters("all"), classifier(), 20.0)
+        step = FusedStep(bank, BankOptimiser(bank, [0.01] * 3))
+        for _ in range(5):
+            step(with_mean_token(maps), labels, torch.full((3, 16), 1 / 16), [1e-3] * 3)
+        heads.append([bank.head(index) for index in (0, 2)])
+    for sound, neighbour in zip(*heads, strict=True):
+        assert all(torch.equal(neighbour[name], sound[name]) for name in POOLING_PARAMETERS)
