@@ -12,10 +12,12 @@ from ray.tune.search import Searcher
 
 from safe_ray.files import write_atomically
 from safe_ray.search.space import SearchSpace, suggest_bank, task_seed
-from safe_ray.specs import HyperParameters
+from safe_ray.search.transfer import Loan, borrow, lenders
+from safe_ray.specs import HyperParameters, Task
 from safe_ray.training.job import BankJob, BankOutcome
 
 JOB = "job.json"
+LOANS = "borrowed.json"
 SHARE = "share"
 """The key under which a trial reports the share of its epochs that is done."""
 
@@ -31,6 +33,8 @@ class SearchOptions:
         row_points: points of a head's alpha row that its study is told beside its own.
         seed: seeds every task's suggestions.
         checkpoint_seconds: the least time between two checkpoints of a bank.
+        window: tasks that may be unfinished at once, so that later ones borrow from those that have
+            ended (see `safe_ray.search.transfer`); None begins all tasks at once.
     """
 
     candidates: int
@@ -39,6 +43,7 @@ class SearchOptions:
     row_points: int
     seed: int
     checkpoint_seconds: float
+    window: int | None = None
 
     @property
     def banks(self) -> int:
@@ -54,18 +59,29 @@ class SearchOptions:
 class _TaskProgress:
     """The banks of one task: handed out, finished, and given up."""
 
-    task_id: str
+    task: Task
     handed_out: int = 0
     jobs: dict[int, BankJob] = field(default_factory=dict)
     outcomes: dict[int, BankOutcome] = field(default_factory=dict)
     given_up: dict[int, str] = field(default_factory=dict)
 
+    @property
+    def task_id(self) -> str:
+        return self.task.id
+
     def settled(self, bank: int) -> bool:
         return bank in self.outcomes or bank in self.given_up
 
+    @property
+    def finished(self) -> list[BankOutcome]:
+        return [self.outcomes[bank] for bank in sorted(self.outcomes)]
+
 
 class BankSearcher(Searcher):
-    """Hands out one bank a trial, and takes the tasks in turn so that a cluster is full.
+    """Hands out one bank a trial, so that a cluster is full.
+
+    Without a window all tasks take turns. With one, the unfinished task that comes first has
+    precedence, and the next task begins only where a trial would find nothing else to do.
 
     Bank `b` of a task is suggested when the banks up to `b - banks_in_flight` are settled, and
     from these alone, whatever else has ended by then: a sweep's suggestions do not depend on the
@@ -73,7 +89,7 @@ class BankSearcher(Searcher):
 
     Args:
         sweep: the sweep's folder.
-        tasks: the ids of the tasks, in the order in which to take them.
+        tasks: the tasks, in the order in which to take them.
         space: what is searched.
         options: how the candidates are handed out.
         on_bank: called on the driver for each finished bank (also for those found on disk).
@@ -84,7 +100,7 @@ class BankSearcher(Searcher):
     def __init__(
         self,
         sweep: Path,
-        tasks: Sequence[str],
+        tasks: Sequence[Task],
         space: SearchSpace,
         options: SearchOptions,
         on_bank: Callable[[BankJob, BankOutcome], None],
@@ -98,17 +114,15 @@ class BankSearcher(Searcher):
         self._on_share = on_share
         self._shares: dict[str, float] = {}
         self._running: dict[str, BankJob] = {}
-        self._tasks = {task: _TaskProgress(task) for task in tasks}
+        self._tasks = {task.id: _TaskProgress(task) for task in tasks}
+        self._order = list(self._tasks.values())
         for progress in self._tasks.values():
             self._take_over(progress)
 
     @property
     def outcomes(self) -> Mapping[str, list[BankOutcome]]:
         """The finished banks of each task, in order."""
-        return {
-            task: [progress.outcomes[bank] for bank in sorted(progress.outcomes)]
-            for task, progress in self._tasks.items()
-        }
+        return {task_id: progress.finished for task_id, progress in self._tasks.items()}
 
     @property
     def given_up(self) -> Mapping[str, Mapping[int, str]]:
@@ -118,23 +132,18 @@ class BankSearcher(Searcher):
     @property
     def complete(self) -> bool:
         """Whether every bank of every task is settled."""
-        return all(
-            progress.settled(bank)
-            for progress in self._tasks.values()
-            for bank in range(self._options.banks)
-        )
+        return self._ended() == len(self._order)
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next bank as a trial's config, None to wait, or FINISHED."""
-        # The task with the fewest banks goes first, so that all tasks advance together.
-        for progress in sorted(self._tasks.values(), key=lambda p: p.handed_out):
+        for progress in self._in_turn():
             if self._ready(progress):
                 job = self._next_job(progress)
                 progress.handed_out += 1
                 self._skip_settled(progress)
                 self._running[trial_id] = job
                 return {"job": job.to_json()}
-        waiting = any(p.handed_out < self._options.banks for p in self._tasks.values())
+        waiting = any(p.handed_out < self._options.banks for p in self._order)
         return None if waiting else Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -191,6 +200,20 @@ class BankSearcher(Searcher):
         while progress.handed_out < self._options.banks and progress.settled(progress.handed_out):
             progress.handed_out += 1
 
+    def _ended(self) -> int:
+        """Return how many tasks have ended before the first one that has not."""
+        banks = range(self._options.banks)
+        ended = (all(map(progress.settled, banks)) for progress in self._order)
+        return next((place for place, done in enumerate(ended) if not done), len(self._order))
+
+    def _in_turn(self) -> list[_TaskProgress]:
+        """Return the tasks that may be in training, the one to go on with first."""
+        if self._options.window is None:
+            # The task with the fewest banks goes first, so that all tasks advance together.
+            return sorted(self._order, key=lambda progress: progress.handed_out)
+        # The first task that has not ended is among them: nothing waits for ever.
+        return self._order[: self._ended() + self._options.window]
+
     def _ready(self, progress: _TaskProgress) -> bool:
         bank = progress.handed_out
         if bank >= self._options.banks:
@@ -204,18 +227,31 @@ class BankSearcher(Searcher):
         seen = max(0, bank - options.banks_in_flight + 1)
         job = self._read_job(progress.task_id, bank)
         if job is None:
-            candidates = suggest_bank(
+            loans = self._loans(progress) if bank == 0 else []
+            candidates = [loan.candidate for loan in loans]
+            candidates += suggest_bank(
                 self._space,
                 [progress.outcomes[b] for b in range(seen) if b in progress.outcomes],
                 [progress.jobs[b].candidates for b in range(seen, bank)],
-                options.size(bank),
+                options.size(bank) - len(loans),
                 task_seed(options.seed, progress.task_id),
                 options.row_points,
             )
             job = self._job(progress.task_id, bank, candidates)
+            if loans:
+                sources = [loan.source for loan in loans]
+                write_atomically(job.folder / LOANS, json.dumps(sources))
             write_atomically(job.folder / JOB, json.dumps([asdict(c) for c in candidates]))
         progress.jobs[bank] = job
         return job
+
+    def _loans(self, progress: _TaskProgress) -> list[Loan]:
+        if self._options.window is None:
+            return []
+        tasks = [other.task for other in self._order]
+        sources = lenders(tasks, tasks.index(progress.task), self._options.window)
+        outcomes = {source: self._tasks[source.id].finished for source in sources}
+        return borrow(self._space, progress.task, outcomes, self._options.size(0))
 
     def _job(self, task_id: str, bank: int, candidates: Sequence[HyperParameters] = ()) -> BankJob:
         return BankJob(

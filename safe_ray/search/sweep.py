@@ -6,7 +6,8 @@ The sweep's folder holds all of its state, and every step finds what an earlier 
 sweep has left there: so a driver may be killed at any point and started again.
 
     config.json            the configuration, which a later run must share
-    plan.json              what was decided by the first run's machines: the size of a bank
+    plan.json              what was decided by the first run's machines: the size of a bank and, for
+                           search.transfer, how many tasks are in training at once
     pooling.safetensors    the original pooling
     tasks/, banks/         see `safe_ray.training.job`
     optuna-journal.log     see `safe_ray.search.journal`
@@ -21,7 +22,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ from safe_ray.search.searcher import BankSearcher, SearchOptions
 from safe_ray.search.sizing import BankFootprint, automatic_bank_size
 from safe_ray.search.targets import target_columns
 from safe_ray.search.testing import TestCounts, Winner, count_correct
+from safe_ray.search.transfer import tasks_at_once
 from safe_ray.search.tuning import run_trials
 from safe_ray.tracking.mlflow import Tracker
 from safe_ray.tracking.system import system_facts
@@ -198,9 +200,14 @@ def _search(
         left = (time.monotonic() - began) / trained * rest if trained >= 1 else None
         progress(int(done + unfinished), total, left)
 
+    at_once = _tasks_at_once(config, plan) if search.transfer else None
+    if at_once is not None and at_once >= len(facts):
+        reporter.say(
+            "search.transfer has no effect here: this cluster trains all tasks at the same time."
+        )
     searcher = BankSearcher(
         folder,
-        list(facts),
+        [task.task for task in facts.values()],
         space,
         SearchOptions(
             candidates=search.candidates,
@@ -209,6 +216,7 @@ def _search(
             row_points=search.row_points,
             seed=search.seed,
             checkpoint_seconds=config.training.checkpoint_seconds,
+            window=at_once,
         ),
         on_bank,
         show,
@@ -243,13 +251,11 @@ def _bank_size(
     plan: TrialPlan,
 ) -> int:
     """Return the size of a bank: as asked for, or as the first run of the sweep decided."""
-    if config.search.bank != "auto":
-        return min(config.search.bank, config.search.candidates)
-    file = config.outputs / PLAN
-    if file.exists():
-        return int(json.loads(file.read_text())["bank"])
+    search = config.search
+    if search.bank != "auto":
+        return min(search.bank, search.candidates)
     crossed = any(task.mode == "cross" for task in facts.values())
-    folds = config.search.folds if crossed else 0
+    folds = search.folds if crossed else 0
     largest = max(len(task.support) for task in facts.values())
     footprint = BankFootprint(
         tokens=backbone.grid**2,
@@ -260,9 +266,28 @@ def _bank_size(
         members=1 + folds,
         maps=largest * (config.features.views + 1),
     )
-    size = automatic_bank_size(config.search.candidates, footprint, plan.memory)
-    write_atomically(file, json.dumps({"bank": size}) + "\n")
-    return size
+    return _decided(
+        config, "bank", lambda: automatic_bank_size(search.candidates, footprint, plan.memory)
+    )
+
+
+def _tasks_at_once(config: SweepConfig, plan: TrialPlan) -> int:
+    """Return the window of `search.transfer`, as the first run of the sweep decided."""
+    return _decided(
+        config,
+        "tasks_at_once",
+        lambda: tasks_at_once(plan.concurrent, config.search.banks_in_flight),
+    )
+
+
+def _decided(config: SweepConfig, name: str, decide: Callable[[], int]) -> int:
+    """Return what the first run of the sweep decided by its machines, or decide it now."""
+    file = config.outputs / PLAN
+    decided: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+    if name not in decided:
+        decided[name] = decide()
+        write_atomically(file, json.dumps(decided) + "\n")
+    return decided[name]
 
 
 def _test(

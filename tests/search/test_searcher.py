@@ -1,8 +1,10 @@
-"""Banks are handed out in turn, seen in order, and taken over from disk."""
+"""Banks are handed out in turn, seen in order, lent to later tasks, and taken over from disk."""
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.search import Searcher
 
-from safe_ray.search.searcher import BankSearcher, SearchOptions
+from safe_ray.search.searcher import JOB, LOANS, BankSearcher, SearchOptions
+from safe_ray.search.space import trials_of_bank
+from safe_ray.search.transfer import tasks_at_once
+from safe_ray.specs import Task
 from safe_ray.training.job import BankJob, BankOutcome
 from tests.search.outcomes import SPACE, outcome_of
 
-TASKS = ["pets-1shot-seed1", "cars-2shot-seed1", "dtd-4shot-seed2"]
+TASKS = [Task("pets", 1, 1), Task("cars", 2, 1), Task("dtd", 4, 2)]
+MANY = [Task(name, shots, 1) for shots in (1, 2, 4) for name in ("pets", "cars", "dtd")]
 
 
 def options(**changes: int) -> SearchOptions:
@@ -30,14 +36,17 @@ def options(**changes: int) -> SearchOptions:
 
 
 def searcher(
-    folder: Path, seen: list[tuple[str, int]] | None = None, **changes: int
+    folder: Path,
+    seen: list[tuple[str, int]] | None = None,
+    tasks: Sequence[Task] = TASKS,
+    **changes: int,
 ) -> BankSearcher:
     def on_bank(job: BankJob, outcome: BankOutcome) -> None:
         assert (job.task_id, job.bank) == (outcome.task_id, outcome.bank)
         if seen is not None:
             seen.append((job.task_id, job.bank))
 
-    return BankSearcher(folder, TASKS, SPACE, options(**changes), on_bank)
+    return BankSearcher(folder, tasks, SPACE, options(**changes), on_bank)
 
 
 def finish(job: BankJob) -> None:
@@ -110,7 +119,7 @@ def test_each_task_gets_its_candidates_and_no_more(tmp_path: Path) -> None:
 def test_tasks_take_turns(tmp_path: Path) -> None:
     search = searcher(tmp_path)
     handed_out = [search.suggest(f"trial-{i}")["job"] for i in range(3)]
-    assert [job["task_id"] for job in handed_out] == TASKS
+    assert [job["task_id"] for job in handed_out] == [t.id for t in TASKS]
     assert search.suggest("trial-3") is None
 
 
@@ -118,7 +127,7 @@ def test_a_task_may_have_several_banks_in_flight(tmp_path: Path) -> None:
     search = searcher(tmp_path, banks_in_flight=2)
     jobs = [search.suggest(f"trial-{i}")["job"] for i in range(6)]
     assert sorted((j["task_id"], j["bank"]) for j in jobs) == sorted(
-        (task, bank) for task in TASKS for bank in (0, 1)
+        (task.id, bank) for task in TASKS for bank in (0, 1)
     )
     assert search.suggest("trial-6") is None
 
@@ -135,3 +144,95 @@ def test_a_trial_without_a_result_is_given_up_and_the_task_goes_on(tmp_path: Pat
     again = searcher(tmp_path)
     assert not again.complete
     assert BankJob.from_json(again.suggest("trial-0")["job"]) == job
+
+
+@settings(max_examples=4, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    slots=st.integers(1, 4),
+    in_flight=st.integers(1, 2),
+    window=st.integers(1, 5),
+)
+def test_what_tasks_borrow_does_not_depend_on_the_timing_of_trials(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, slots: int, in_flight: int, window: int
+) -> None:
+    results = []
+    for chance in (seed, seed + 1):
+        folder = tmp_path_factory.mktemp("sweep")
+        search = searcher(
+            folder, tasks=MANY, candidates=5, bank=4, banks_in_flight=in_flight, window=window
+        )
+        drain(search, random.Random(chance), slots=slots + chance - seed)
+        assert search.complete
+        results.append(candidates_on_disk(folder))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("stop_after", [1, 8])
+def test_a_killed_search_borrows_as_if_it_had_not_been(tmp_path: Path, stop_after: int) -> None:
+    def search(folder: Path) -> BankSearcher:
+        return searcher(folder, tasks=MANY, candidates=5, bank=4, window=3)
+
+    drain(search(tmp_path / "whole"), random.Random(0), slots=2)
+    drain(search(tmp_path / "killed"), random.Random(1), slots=2, stop_after=stop_after)
+    drain(search(tmp_path / "killed"), random.Random(2), slots=3)
+    assert candidates_on_disk(tmp_path / "killed") == candidates_on_disk(tmp_path / "whole")
+
+
+def test_a_first_bank_is_half_borrowed_and_half_what_it_would_have_been(tmp_path: Path) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    drain(searcher(alone, tasks=MANY, candidates=8, bank=8), random.Random(0), slots=1)
+    drain(searcher(together, tasks=MANY, candidates=8, bank=8, window=1), random.Random(0), slots=1)
+    for place, task in enumerate(MANY):
+        folder = BankJob(str(together), task.id, 0, ()).folder
+        loans = json.loads((folder / LOANS).read_text()) if place else []
+        now = json.loads((folder / JOB).read_text())
+        before = json.loads((BankJob(str(alone), task.id, 0, ()).folder / JOB).read_text())
+        assert len(now) == 8
+        assert 8 - len(loans) >= 4
+        assert now[len(loans) :] == before[: 8 - len(loans)]
+        assert set(loans) <= {earlier.id for earlier in MANY[:place]}
+        if place >= 3:
+            assert loans[0].startswith(task.dataset)
+
+
+def test_what_is_borrowed_is_told_to_the_study_like_any_other_candidate(tmp_path: Path) -> None:
+    drain(searcher(tmp_path, tasks=MANY, candidates=8, bank=4, window=1), random.Random(0), slots=1)
+    second = BankJob(str(tmp_path), MANY[1].id, 0, ())
+    outcome = BankOutcome.load(second.folder)
+    assert outcome is not None
+    assert (second.folder / LOANS).exists()
+    told = trials_of_bank(SPACE, outcome, row_points=3)
+    assert {trial.user_attrs["slot"] for trial in told} == {0, 1, 2, 3}
+    assert not (BankJob(str(tmp_path), MANY[1].id, 1, ()).folder / LOANS).exists()
+
+
+def test_with_a_window_a_task_is_finished_before_the_next_begins(tmp_path: Path) -> None:
+    seen: list[tuple[str, int]] = []
+    drain(searcher(tmp_path, seen, tasks=MANY, window=1), random.Random(0), slots=4)
+    assert seen == [(task.id, bank) for task in MANY for bank in range(4)]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_the_window_leaves_no_place_of_the_cluster_empty(tmp_path: Path, slots: int) -> None:
+    """Trials take unequal times; only when the last tasks are under way do places stay empty."""
+    chance = random.Random(0)
+    window = tasks_at_once(slots, banks_in_flight=1)
+    search = searcher(tmp_path, tasks=MANY, candidates=6, bank=2, window=window)
+    running: dict[str, float] = {}
+    jobs: dict[str, BankJob] = {}
+    now, begun, last = 0.0, 0, False
+    while not search.complete:
+        while len(running) < slots:
+            config = search.suggest(f"trial-{begun}")
+            if config == Searcher.FINISHED or config is None:
+                last = last or {job.task_id for job in jobs.values()} == {t.id for t in MANY}
+                assert last
+                break
+            jobs[f"trial-{begun}"] = BankJob.from_json(config["job"])
+            running[f"trial-{begun}"] = now + chance.uniform(1.0, 1.5)
+            begun += 1
+        name = min(running, key=lambda trial: running[trial])
+        now = running.pop(name)
+        finish(jobs[name])
+        search.on_trial_complete(name, {"finished": 1})
