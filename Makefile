@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SETUP := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test bench lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -15,6 +15,9 @@ demo: $(VENV)/.installed ## install, then search every embedded task and print t
 
 test: $(VENV)/.installed-dev ## install with the development tools, then run the whole test suite
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed ## measure against open_clip and numpy, and write docs/performance.json
+	$(BIN)/python -m bench
 
 lint: $(VENV)/.installed-dev ## style, types and the import contract
 	$(BIN)/ruff check .

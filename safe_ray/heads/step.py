@@ -8,8 +8,12 @@ cost the memory no traffic, and no candidate's intermediates push out another's.
 
 from __future__ import annotations
 
+import functools
 import math
+import queue
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import torch
@@ -77,36 +81,76 @@ class FusedStep:
     Args:
         bank: the bank to train.
         optimiser: of the same bank.
+        precision: the pooling's arithmetic. In `torch.bfloat16` weights are rounded for each pass
+            and gradients as they are written; master weights, moments, and the loss stay float32.
     """
 
-    def __init__(self, bank: Bank, optimiser: BankOptimiser) -> None:
+    def __init__(
+        self, bank: Bank, optimiser: BankOptimiser, precision: torch.dtype = torch.float32
+    ) -> None:
         self._bank = bank
-        self._workspace = Workspace()
+        self._precision = precision
         self._heads = [bank.head(candidate) for candidate in range(len(bank))]
         self._updates = [
-            _Updates(optimiser, candidate, head, self._workspace)
+            _Updates(optimiser, candidate, head, precision)
             for candidate, head in enumerate(self._heads)
         ]
+        workers = min(torch.get_num_threads(), len(bank))
+        self._workers = single_threaded_workers(workers) if workers > 1 else None
+        self._workspaces: queue.SimpleQueue[Workspace] = queue.SimpleQueue()
+        for _ in range(workers):
+            self._workspaces.put(Workspace())
 
-    @torch.no_grad()
     def __call__(
         self, tokens: Tensor, labels: Tensor, weights: Tensor, learning_rates: Sequence[float]
     ) -> Tensor:
         """See `Step`."""
-        num_heads, workspace = self._bank.num_heads, self._workspace
-        losses = []
-        for head, updates, lr, counts in zip(
-            self._heads, self._updates, learning_rates, weights, strict=True
-        ):
-            pooled, kept = pool_head(tokens, head, num_heads, workspace)
-            loss, gradient = loss_and_gradient(
-                pooled, labels, counts, self._bank.classifier, self._bank.logit_scale
-            )
-            updates.begin(lr)
-            differentiate_head(gradient, kept, head, num_heads, updates, workspace)
-            updates.finish()
-            losses.append(loss)
-        return torch.stack(losses)
+        step = functools.partial(self._step, tokens.to(self._precision), labels)
+        each = (range(len(self._heads)), weights, learning_rates)
+        return torch.stack(
+            list(self._workers.map(step, *each) if self._workers else map(step, *each))
+        )
+
+    @torch.no_grad()
+    def _step(
+        self, tokens: Tensor, labels: Tensor, candidate: int, weights: Tensor, lr: float
+    ) -> Tensor:
+        """Update one candidate and return its loss."""
+        bank, updates = self._bank, self._updates[candidate]
+        workspace = self._workspaces.get()
+        head = {name: tensor.to(self._precision) for name, tensor in self._heads[candidate].items()}
+        pooled, kept = pool_head(tokens, head, bank.num_heads, workspace)
+        loss, gradient = loss_and_gradient(
+            pooled.float(), labels, weights, bank.classifier, bank.logit_scale
+        )
+        updates.begin(lr, workspace)
+        differentiate_head(
+            gradient.to(self._precision), kept, head, bank.num_heads, updates, workspace
+        )
+        updates.finish()
+        self._workspaces.put(workspace)
+        return loss
+
+
+def single_threaded_workers(count: int) -> ThreadPoolExecutor:
+    """Return `count` threads, in each of which torch computes with one thread.
+
+    Candidates that run side by side need not wait for each other after every small product.
+    """
+    threads = torch.get_num_threads()
+    barrier = threading.Barrier(count)
+
+    def begin() -> None:
+        torch.get_num_threads()  # A thread's first use of torch would undo what was set before it.
+        torch.set_num_threads(1)
+        barrier.wait()
+
+    workers = ThreadPoolExecutor(count, thread_name_prefix="candidate")
+    for started in [workers.submit(begin) for _ in range(count)]:
+        started.result()
+    # torch keeps the count for each thread, but new threads begin with the last one that was set.
+    torch.set_num_threads(threads)
+    return workers
 
 
 def loss_and_gradient(
@@ -153,19 +197,20 @@ class _Updates:
         optimiser: BankOptimiser,
         candidate: int,
         head: Mapping[str, Tensor],
-        workspace: Workspace,
+        precision: torch.dtype,
     ) -> None:
         self.wanted = optimiser.names
+        self._like = torch.empty(0, dtype=precision)
         self._optimiser = optimiser
         self._candidate = candidate
         self._head = head
-        self._workspace = workspace
+        self._workspace = Workspace()
         self._lr = 0.0
         self._written: list[tuple[str, slice, Tensor]] = []
         self._used = 0
 
-    def begin(self, lr: float) -> None:
-        self._lr = lr
+    def begin(self, lr: float, workspace: Workspace) -> None:
+        self._lr, self._workspace = lr, workspace
 
     def blocks(self, name: str, unit: int = 1) -> Iterator[tuple[slice, Tensor]]:
         if name not in self.wanted:
@@ -186,11 +231,12 @@ class _Updates:
         capacity = max(size, BLOCK_BYTES // parameter.element_size())
         if self._used + size > capacity:
             self._flush()
-        room = self._workspace.take("gradients", shape, parameter, self._used, capacity)
+        room = self._workspace.take("gradients", shape, self._like, self._used, capacity)
         self._used += -(-size // _ALIGNMENT) * _ALIGNMENT
         return room
 
     def _flush(self) -> None:
         if self._written:
-            self._optimiser.update_rows(self._candidate, self._written, self._lr)
+            written = [(name, rows, room.float()) for name, rows, room in self._written]
+            self._optimiser.update_rows(self._candidate, written, self._lr)
         self._written, self._used = [], 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -21,7 +22,12 @@ from safe_ray.heads.bank import (
 )
 from safe_ray.heads.optimiser import BankOptimiser
 from safe_ray.heads.single import pool_heads
-from safe_ray.heads.step import AutogradStep, FusedStep, loss_and_gradient
+from safe_ray.heads.step import (
+    AutogradStep,
+    FusedStep,
+    loss_and_gradient,
+    single_threaded_workers,
+)
 from tests.heads.test_bank import DIM, GRID, HEADS, classifier, layer, one_batch, state_of
 
 
@@ -113,6 +119,22 @@ def test_fused_steps_are_the_graphs_steps_whatever_the_block_size(
             assert torch.allclose(banks[1].head(index)[name], expected, rtol=1e-3, atol=1e-5), name
 
 
+def test_a_step_in_bfloat16_is_the_exact_one_but_for_rounding() -> None:
+    maps, labels = one_batch()
+    weights = torch.full((2, 16), 1 / 16)
+    losses = []
+    for precision in (torch.float32, torch.bfloat16):
+        states = [state_of(layer(seed)) for seed in range(2)]
+        bank = Bank(states, HEADS, select_parameters("all"), classifier(), 20.0)
+        step = FusedStep(bank, BankOptimiser(bank, [0.0, 0.0]), precision)
+        for _ in range(20):
+            last = step(with_mean_token(maps), labels, weights, [1e-4, 1e-4])
+        losses.append(last)
+        assert bank.stacked("v_proj.weight").dtype == torch.float32
+    assert torch.allclose(*losses, rtol=0.05)
+    assert not torch.equal(*losses)
+
+
 def test_fused_steps_leave_the_neighbours_of_a_diverged_head_untouched() -> None:
     maps, labels = one_batch()
     heads = []
@@ -127,3 +149,16 @@ def test_fused_steps_leave_the_neighbours_of_a_diverged_head_untouched() -> None
         heads.append([bank.head(index) for index in (0, 2)])
     for sound, neighbour in zip(*heads, strict=True):
         assert all(torch.equal(neighbour[name], sound[name]) for name in POOLING_PARAMETERS)
+
+
+def test_workers_compute_with_one_thread_and_leave_everyone_elses_count_alone() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with single_threaded_workers(2) as workers:
+            assert {f.result() for f in [workers.submit(torch.get_num_threads)] * 4} == {1}
+            assert torch.get_num_threads() == 2
+            with ThreadPoolExecutor(1) as newer:
+                assert newer.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)

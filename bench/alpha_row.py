@@ -1,0 +1,68 @@
+"""A row of 101 alphas costs at most 1.1 times one alpha, pooling the validation maps included."""
+
+from __future__ import annotations
+
+import torch
+from open_clip.modified_resnet import AttentionPool2d
+from torch.nn import functional
+
+from bench.harness import arguments, check_close, finish, interleave, pin
+from bench.pooling import EMBEDDED, RN50, TINY, Size
+from safe_ray.heads.blending import AlphaRowSums, alpha_grid, blend_logits
+from safe_ray.training.evaluation import evaluate_alpha_rows, pool_with_heads
+
+_SCALE, _POINTS = 100.0, 101
+
+
+def measure(size: Size, samples: int, repeats: int) -> float:
+    """Return the seconds of 101 alphas over those of one, for one head of the size."""
+    heads = [
+        AttentionPool2d(size.grid, size.width, size.heads, size.output).state_dict()
+        for _ in range(2)
+    ]
+    maps = torch.randn(samples, size.grid**2, size.width).relu().half()
+    labels = torch.randint(size.classes, (samples,))
+    classifier = functional.normalize(torch.randn(size.classes, size.output), dim=-1)
+
+    def evaluate(alphas: tuple[float, ...]) -> AlphaRowSums:
+        return evaluate_alpha_rows(
+            heads[:1], heads[1], size.heads, maps, labels, classifier, _SCALE, alphas
+        )
+
+    row = evaluate(alpha_grid(_POINTS))
+    tuned, original = pool_with_heads(heads, size.heads, maps, classifier.device)
+    for index, alpha in enumerate(alpha_grid(_POINTS)):
+        logits = blend_logits(tuned, original, classifier, _SCALE, alpha)
+        loss = functional.cross_entropy(logits, labels, reduction="sum").double()
+        check_close(f"the row at alpha {alpha}", row.nll[0, index], loss, 1e-4)
+    check_close("one point", evaluate((0.5,)).nll[0, 0], row.nll[0, _POINTS // 2], 1e-6)
+
+    medians = interleave(
+        {"row": lambda: evaluate(alpha_grid(_POINTS)), "point": lambda: evaluate((0.5,))}, repeats
+    )
+    print(
+        f"C={size.width}, {samples} maps, {size.classes} classes: {_POINTS} alphas "
+        f"{1e3 * medians['row']:.1f} ms, one alpha {1e3 * medians['point']:.1f} ms"
+    )
+    return medians["row"] / medians["point"]
+
+
+def main() -> None:
+    """Run at both sizes and print the worse ratio."""
+    quick = arguments(str(__doc__)).quick
+    pin()
+    ratios = {
+        "rn50": measure(TINY if quick else RN50, 4 if quick else 400, 1 if quick else 9),
+        "embedded": measure(TINY if quick else EMBEDDED, 4 if quick else 400, 1 if quick else 31),
+    }
+    finish(
+        "alpha_row",
+        max(ratios.values()),
+        1.1,
+        at_most=True,
+        ratio_by_size={name: round(ratio, 3) for name, ratio in ratios.items()},
+    )
+
+
+if __name__ == "__main__":
+    main()
