@@ -52,8 +52,8 @@ def main() -> None:
     quick = arguments(str(__doc__)).quick
     pin()
     ratios = {
-        "rn50": measure(TINY if quick else RN50, 4 if quick else 400, 1 if quick else 9),
-        "embedded": measure(TINY if quick else EMBEDDED, 4 if quick else 400, 1 if quick else 31),
+        "rn50": measure(TINY if quick else RN50, 4 if quick else 200, 1 if quick else 25),
+        "embedded": measure(TINY if quick else EMBEDDED, 4 if quick else 200, 1 if quick else 301),
     }
     finish(
         "alpha_row",

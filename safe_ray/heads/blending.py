@@ -103,7 +103,7 @@ def sum_alpha_row(
         part = slice(start, start + chunk)
         base, base_scores = original[part], original[part] @ classifier.t()
         base_square = (base * base).sum(-1, keepdim=True)
-        target = labels[part].view(-1, 1, 1).expand(-1, len(alphas), 1)
+        target = labels[part].view(-1, 1, 1).expand(-1, 1, len(alphas))
         for index in range(candidates):
             features = tuned[index, part]
             norm = (
@@ -112,9 +112,19 @@ def sum_alpha_row(
                 + (1 - alpha).square() * base_square
             ).clamp_min(1e-24)
             factor = logit_scale * norm.rsqrt()  # [n, A]
-            # Both branches' scores are mixed by one product a sample, [A, 2] x [2, classes].
-            mix = torch.stack([factor * (1 - alpha), factor * alpha], dim=-1)
-            logits = torch.bmm(mix, torch.stack([base_scores, features @ classifier.t()], dim=1))
-            correct[index] += (logits.argmax(dim=-1, keepdim=True) == target).sum((0, 2))
-            nll[index] -= torch.log_softmax(logits, -1).gather(-1, target).double().sum((0, 2))
+            # Both branches' scores are mixed by one product a sample, [classes, 2] x [2, A]: the
+            # alphas come last because reductions over the classes are then vectorised.
+            mix = torch.stack([factor * (1 - alpha), factor * alpha], dim=1)
+            logits = torch.bmm(torch.stack([base_scores, features @ classifier.t()], dim=-1), mix)
+            correct[index] += _is_highest(logits, target).sum((0, 1))
+            nll[index] -= torch.log_softmax(logits, 1).gather(1, target).double().sum((0, 1))
     return AlphaRowSums(correct.cpu(), nll.cpu(), samples)
+
+
+def _is_highest(logits: Tensor, target: Tensor) -> Tensor:
+    """Whether the target is the first highest of `[n, classes, A]`, as `argmax` would have it."""
+    highest = logits == logits.amax(dim=1, keepdim=True)
+    # More highest classes than rows: there are ties, as two classes of one name give.
+    if int(torch.count_nonzero(highest)) > logits.shape[0] * logits.shape[2]:
+        return logits.argmax(dim=1, keepdim=True) == target
+    return highest.gather(1, target)

@@ -55,6 +55,18 @@ def test_a_101_point_row_of_many_classes_is_computed_in_pieces(
     assert torch.allclose(whole.nll, pieces.nll)
 
 
+def test_of_equal_classes_the_first_is_the_answer() -> None:
+    torch.manual_seed(0)
+    tuned, original = torch.randn(1, 40, 8), torch.randn(40, 8)
+    text = nn.functional.normalize(torch.randn(2, 8), dim=-1)[[0, 0, 1]]
+    counts = [
+        sum_alpha_row(tuned, original, text, torch.full((40,), label), 10.0, alpha_grid(5)).correct
+        for label in range(3)
+    ]
+    assert (counts[1] == 0).all()
+    assert (counts[0] + counts[2] == 40).all()
+
+
 def test_sums_over_folds_add_up() -> None:
     torch.manual_seed(0)
     tuned, original = torch.randn(1, 10, 8), torch.randn(10, 8)
