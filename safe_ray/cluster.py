@@ -79,6 +79,7 @@ class TrialPlan:
         gpus_per_worker: GPUs of each worker.
         threads: torch's threads in whatever trains.
         memory: bytes of the training device that one worker may use.
+        host_memory: bytes of a node's memory that one worker may use beside a GPU; 0 without one.
     """
 
     concurrent: int
@@ -88,6 +89,7 @@ class TrialPlan:
     gpus_per_worker: float
     threads: int
     memory: int
+    host_memory: int
 
 
 def plan_trials(
@@ -137,6 +139,7 @@ def plan_trials(
         gpus_per_worker=gpus,
         threads=max(1, int(cpus)),
         memory=_memory(resources, cpus, gpus),
+        host_memory=_host_memory(resources, cpus) if gpus > 0 else 0,
     )
 
 
@@ -233,6 +236,10 @@ def _counted(number: float, kind: str) -> str:
 def _memory(resources: ClusterResources, cpus: float, gpus: float) -> int:
     if gpus > 0:
         return int(resources.gpu_memory * min(1.0, gpus) * 0.8)
+    return _host_memory(resources, cpus)
+
+
+def _host_memory(resources: ClusterResources, cpus: float) -> int:
     shares = [
         node.memory * min(1.0, cpus / node.cpus)
         for node in resources.nodes

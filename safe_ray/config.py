@@ -302,6 +302,10 @@ class TrainingConfig(Group):
         description="Share of the steps in which the learning rate rises; it then falls as a "
         "cosine."
     )
+    pin: Literal["auto", "device", "host", "stream"] = Field(
+        description="Where a worker keeps the support maps: on its device, in host memory, or "
+        "streamed from the store in every epoch; auto is the first that holds them."
+    )
     checkpoint_seconds: NaturalNumber = Field(
         description="Seconds between the checkpoints of a bank that is being trained."
     )
@@ -618,6 +622,7 @@ _INCIDENTAL: Any = {
         "workers",
         "cpus_per_worker",
         "gpus_per_worker",
+        "pin",
         "checkpoint_seconds",
         "max_failures",
     },

@@ -25,6 +25,7 @@ from safe_ray.heads.blending import alpha_grid, sum_alpha_row
 from safe_ray.heads.selection import best_point
 from safe_ray.specs import BackboneSpec, DatasetSpec
 from safe_ray.training.loop import LoopOptions, Member, SupportShard, begin, train_bank
+from safe_ray.training.maps import ResidentMaps
 
 EMBEDDED = Path(__file__).parents[2] / "safe_ray" / "embedded"
 MODEL = "pictogram-rn-128"
@@ -73,7 +74,8 @@ def measure(
         episode = draw_episode(manifest, shots, seed)
         maps = dense_maps(backbone, episode.train, options.views)
         count = len(maps)
-        shard = SupportShard(maps, labels_of(episode.train), torch.arange(count), count)
+        source = ResidentMaps(maps, torch.device("cpu"))
+        shard = SupportShard(source, labels_of(episode.train), torch.arange(count), count)
         state = train_bank(
             [Member(lr, 0.01, options.epochs) for lr in options.lr],
             begin(backbone.pooling, len(options.lr)),

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from safe_ray.backbones.openclip import Backbone
+from safe_ray.cluster import TrialPlan
 from safe_ray.config import FloatRange, IntRange, SweepConfig
 from safe_ray.data.episodes import Episode, draw_episode
 from safe_ray.data.manifest import Manifest, load_manifest
@@ -32,6 +33,7 @@ from safe_ray.search.space import Range, SearchSpace, task_seed
 from safe_ray.search.targets import check_targets, target_columns
 from safe_ray.specs import Task
 from safe_ray.training.job import POOLING, TASK, TaskFacts
+from safe_ray.training.maps import choose_pin, stream_budget
 
 Selection = Literal["coop", "cross", "full"]
 
@@ -297,6 +299,7 @@ def write_tasks(
     manifests: Mapping[str, Manifest],
     tasks: Sequence[CheckedTask],
     precision: str,
+    plan: TrialPlan,
 ) -> dict[str, TaskFacts]:
     """Write what the workers need into the sweep's folder, and return it by task id."""
     folder = config.outputs
@@ -337,6 +340,16 @@ def write_tasks(
             trained=select_parameters(config.training.parameters),
             training_seed=task_seed(config.search.seed, task.id),
             card=_card(config, backbone, manifest, checked.episode),
+            pin=choose_pin(
+                config.training.pin,
+                len(checked.support.samples)
+                * (config.features.views + 1)
+                * store.bytes_per_row
+                // config.training.workers,
+                plan.memory,
+                plan.host_memory,
+            ),
+            map_budget=stream_budget(plan.host_memory or plan.memory),
         )
         facts.save(folder / "tasks" / task.id, classifiers[task.dataset])
         written[task.id] = facts

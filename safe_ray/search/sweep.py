@@ -117,7 +117,7 @@ def run_sweep(config: SweepConfig) -> SweepSummary:
                 config, backbone, images.tasks, reporter.phase("extracting features")
             )
             facts = preparation.write_tasks(
-                config, backbone, manifests, images.tasks, summary.precision
+                config, backbone, manifests, images.tasks, summary.precision, plan
             )
             recorder = Recorder(writer, facts, config.tracking.register_winners)
             recorder.start()
@@ -256,7 +256,6 @@ def _bank_size(
         return min(search.bank, search.candidates)
     crossed = any(task.mode == "cross" for task in facts.values())
     folds = search.folds if crossed else 0
-    largest = max(len(task.support) for task in facts.values())
     footprint = BankFootprint(
         tokens=backbone.grid**2,
         width=backbone.width,
@@ -264,7 +263,7 @@ def _bank_size(
         num_heads=backbone.heads,
         batch_size=config.training.batch_size,
         members=1 + folds,
-        maps=largest * (config.features.views + 1),
+        maps=max(task.maps_in_memory for task in facts.values()),
     )
     return _decided(
         config, "bank", lambda: automatic_bank_size(search.candidates, footprint, plan.memory)

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from safe_ray.heads.bank import Bank
-from safe_ray.training.job import BankJob, TaskFacts, run_bank
+from safe_ray.training.job import BankJob, TaskFacts, run_bank, support_shard
 from safe_ray.training.loop import SupportShard
+from safe_ray.training.maps import resident_maps
 
 _ROWS_AT_ONCE = 64
 _READER_CPUS = 0.05
@@ -61,9 +62,9 @@ def support_keys(facts: TaskFacts) -> pa.Table:
     )
 
 
-def shard_bounds(total: int, workers: int) -> list[int]:
-    """Return the places that cut `total` rows into `workers` parts which differ by one at most."""
-    return [total * worker // workers for worker in range(1, workers)]
+def shard_edges(total: int, workers: int) -> list[int]:
+    """Return where parts of `total` rows begin, and the end; they differ by one row at most."""
+    return [total * worker // workers for worker in range(workers + 1)]
 
 
 def train_with_workers(
@@ -88,8 +89,10 @@ def train_with_workers(
         def configure(self, *_: Any, **__: Any) -> list[dict[str, Any]]:
             return [{"support": part.iterator()} for part in parts]
 
-    keys = support_keys(TaskFacts.load(job.task_folder))
-    edges = [0, *shard_bounds(keys.num_rows, workers), keys.num_rows]
+    facts = TaskFacts.load(job.task_folder)
+    keys = support_keys(facts)
+    # A worker that streams reads its own part of every epoch; it is told no more than its rank.
+    edges = [0] if facts.pin == "stream" else shard_edges(keys.num_rows, workers)
     # Cut here: once the workers hold their CPUs, none may be left for a task that cuts.
     parts = [
         ray.data.from_arrow(keys.slice(first, last - first)).map_batches(
@@ -107,8 +110,8 @@ def train_with_workers(
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources
         ),
-        datasets={"support": parts[0]},
-        dataset_config=UnequalShards(),
+        datasets={"support": parts[0]} if parts else {},
+        dataset_config=UnequalShards() if parts else None,
         run_config=ray.train.RunConfig(
             # No timestamp: a restarted trial goes on with the run of the same name.
             name=f"{job.task_id}-bank-{job.bank:03d}-{job.digest[:8]}",
@@ -135,13 +138,20 @@ def _train_worker(config: dict[str, Any]) -> None:
     device = get_device()
     job = BankJob.from_json(config["job"])
     facts = TaskFacts.load(job.task_folder)
-    shard = _collect(ray.train.get_dataset_shard("support"), facts, device)
+    if facts.pin == "stream":
+        context = ray.train.get_context()
+        edges = shard_edges(len(facts.support), context.get_world_size())
+        rank = context.get_world_rank()
+        rows = range(edges[rank], edges[rank + 1])
+        shard = support_shard(job.task_folder, facts, device, rows)
+    else:
+        shard = _collect(ray.train.get_dataset_shard("support"), facts, device)
     run_bank(job, device, shard, DataParallel(device))
     ray.train.report({"finished": 1})
 
 
 def _collect(iterator: Any, facts: TaskFacts, device: torch.device) -> SupportShard:
-    """Read the worker's shard once and keep it on the device."""
+    """Read the worker's shard once and keep it."""
     positions = [np.zeros(0, np.int64)]
     labels = [np.zeros(0, np.int64)]
     maps = [np.zeros((0, facts.views + 1, facts.tokens, facts.width), np.float16)]
@@ -150,7 +160,7 @@ def _collect(iterator: Any, facts: TaskFacts, device: torch.device) -> SupportSh
         labels.append(np.asarray(batch["label"]))
         maps.append(np.asarray(batch["maps"]))
     return SupportShard(
-        torch.from_numpy(np.concatenate(maps)).to(device),
+        resident_maps(np.concatenate(maps), facts.pin, device),
         torch.from_numpy(np.concatenate(labels)).to(device),
         torch.from_numpy(np.concatenate(positions)).to(device),
         len(facts.support),

@@ -42,12 +42,16 @@ from safe_ray.training.loop import (
     begin,
     train_bank,
 )
+from safe_ray.training.maps import MapSource, Pin, resident_maps
 
 CLASSIFIER = "classifier.safetensors"
 POOLING = "pooling.safetensors"
 TASK = "task.json"
 OUTCOME = "outcome.json"
 CHECKPOINT = "checkpoint.safetensors"
+
+# Validation maps in memory at once.
+_VALIDATED_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class TaskFacts:
         trained: names of the trained parameters.
         training_seed: draws the order and the views of the support samples.
         card: what `head.json` says of every head of the task.
+        pin: where a worker keeps the support maps (see `safe_ray.training.maps`).
+        map_budget: bytes of maps that a worker may have in memory when it streams them.
     """
 
     task: Task
@@ -102,11 +108,21 @@ class TaskFacts:
     trained: tuple[str, ...]
     training_seed: int
     card: Mapping[str, Any]
+    pin: Pin = "device"
+    map_budget: int = 0
 
     @property
     def validation_count(self) -> int:
         """How many samples the validation accuracy is over."""
         return len(self.support) if self.mode == "cross" else len(self.validation)
+
+    @property
+    def maps_in_memory(self) -> int:
+        """How many support maps a single worker has in its device's memory at once."""
+        if self.pin == "device":
+            return len(self.support) * (self.views + 1)
+        streamed = self.map_budget // (2 * self.tokens * self.width)
+        return streamed if self.pin == "stream" else self.batch_size
 
     def save(self, folder: Path, classifier: Tensor) -> None:
         """Write the task's folder."""
@@ -310,7 +326,7 @@ def run_bank(
     original = load_pooling(Path(job.sweep))
     classifier = load_file(job.task_folder / CLASSIFIER)["classifier"].to(device)
     store = facts.store()
-    shard = shard or read_support(facts, store, device)
+    shard = shard or support_shard(job.task_folder, facts, device)
     members = bank_members(facts, job.candidates)
     checkpoint = job.folder / CHECKPOINT
     longest = max(member.epochs for member in members)
@@ -370,15 +386,32 @@ def run_bank(
     checkpoint.unlink(missing_ok=True)
 
 
-def read_support(facts: TaskFacts, store: FeatureStore, device: torch.device) -> SupportShard:
-    """Read all views of the whole support set from the store."""
-    maps = torch.from_numpy(store.read(facts.support, range(facts.views + 1)))
-    total = len(facts.support)
+def support_shard(
+    task_folder: Path, facts: TaskFacts, device: torch.device, rows: range | None = None
+) -> SupportShard:
+    """Return some of the support set, its maps read from the store now or batch by batch.
+
+    Args:
+        task_folder: of the task.
+        facts: the task.
+        device: to train on.
+        rows: a run of support samples; None for all of them.
+    """
+    rows = range(len(facts.support)) if rows is None else rows
+    samples = [facts.support[row] for row in rows]
+    maps: MapSource
+    if facts.pin == "stream":
+        from safe_ray.training.streaming import StreamedMaps
+
+        maps = StreamedMaps(task_folder, samples, device, facts.map_budget)
+    else:
+        read = facts.store().read(samples, range(facts.views + 1))
+        maps = resident_maps(read, facts.pin, device)
     return SupportShard(
-        maps.to(device),
-        torch.tensor(facts.support_labels, device=device),
-        torch.arange(total, device=device),
-        total,
+        maps,
+        torch.tensor([facts.support_labels[row] for row in rows], device=device),
+        torch.arange(rows.start, rows.stop, device=device),
+        len(facts.support),
     )
 
 
@@ -395,17 +428,23 @@ def _validate(
     def evaluate(
         group: Sequence[HeadState], samples: Sequence[str], labels: Tensor
     ) -> AlphaRowSums:
-        maps = torch.from_numpy(store.read(samples, (0,)))[:, 0]
-        return evaluate_alpha_rows(
-            group,
-            original,
-            facts.num_heads,
-            maps,
-            labels,
-            classifier,
-            facts.logit_scale,
-            facts.alphas,
-        )
+        total: AlphaRowSums | None = None
+        for first in range(0, len(samples), _VALIDATED_AT_ONCE):
+            part = slice(first, first + _VALIDATED_AT_ONCE)
+            sums = evaluate_alpha_rows(
+                group,
+                original,
+                facts.num_heads,
+                torch.from_numpy(store.read(samples[part], (0,)))[:, 0],
+                labels[part],
+                classifier,
+                facts.logit_scale,
+                facts.alphas,
+            )
+            total = sums if total is None else total + sums
+        if total is None:
+            raise ValueError(f"{facts.task.id} has nothing to validate on")
+        return total
 
     if facts.mode != "cross":
         return evaluate(heads, facts.validation, torch.tensor(facts.validation_labels))

@@ -21,6 +21,7 @@ from safe_ray.files import sha256_hex
 from safe_ray.heads.bank import Bank, HeadState, with_mean_token
 from safe_ray.heads.optimiser import BankOptimiser, Moments, Schedule
 from safe_ray.heads.step import AutogradStep, FusedStep, Step
+from safe_ray.training.maps import MapSource
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,13 @@ class SupportShard:
     """The part of the support set that one worker holds.
 
     Attributes:
-        maps: `[n, views, L, C]` dense maps in any floating-point type.
-        labels: `[n]` int64.
+        maps: where the dense maps come from, wherever they lie.
+        labels: `[n]` int64, on the device to train on.
         positions: `[n]` int64, each sample's place in the whole support set.
         total: samples in the whole support set.
     """
 
-    maps: Tensor
+    maps: MapSource
     labels: Tensor
     positions: Tensor
     total: int
@@ -157,7 +158,7 @@ def train_bank(
     Args:
         members: hyper-parameters, in the order of `state.members`.
         state: where to begin (`begin`) or to go on from (a checkpoint).
-        shard: this worker's support samples, on the device to train on.
+        shard: this worker's support samples.
         classifier: `[classes, D]` normalised text embeddings, on the same device.
         num_heads: attention heads of the pooling.
         logit_scale: the model's, already exponentiated.
@@ -173,7 +174,7 @@ def train_bank(
         left out from the next epoch on; the others are not touched by it.
     """
     parallel = parallel or SingleProcess()
-    device = shard.maps.device
+    device = shard.labels.device
     total = shard.total
     steps = -(-total // options.batch_size)
     local = torch.full((total,), -1, dtype=torch.int64)
@@ -193,18 +194,18 @@ def train_bank(
     while running.active:
         epoch = state.epoch
         active = running.active
-        order, view = epoch_plan(options.seed, epoch, total, shard.maps.shape[1])
+        order, view = epoch_plan(options.seed, epoch, total, shard.maps.views)
+        batches = order.split(options.batch_size)
+        mine = [batch[local[batch] >= 0] for batch in batches]
+        maps = shard.maps.epoch([(local[batch], view[batch]) for batch in mine])
         epoch_loss = torch.zeros(len(active), dtype=torch.float64, device=device)
-        for step, batch in enumerate(order.split(options.batch_size)):
+        for step, (batch, own, batch_maps) in enumerate(zip(batches, mine, maps, strict=True)):
             counted = include[active][:, batch]
             scale = parallel.world_size / counted.sum(dim=1, keepdim=True).clamp_min(1.0)
-            mine = local[batch] >= 0
-            rows = local[batch][mine]
-            tokens = with_mean_token(shard.maps[rows.to(device), view[batch][mine].to(device)])
             loss = running.step(
-                tokens,
-                shard.labels[rows.to(device)],
-                (counted * scale)[:, mine].to(device),
+                with_mean_token(batch_maps),
+                shard.labels[local[own].to(device)],
+                (include[active][:, own] * scale).to(device),
                 [schedules[i].at(epoch * steps + step) for i in active],
             )
             # DDP averages over the workers, so the loss carries the world size; take it out again.

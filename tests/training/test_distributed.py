@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from safe_ray.heads.artifact import load_head
 from safe_ray.specs import HyperParameters
-from safe_ray.training.distributed import shard_bounds, train_with_workers
+from safe_ray.training.distributed import shard_edges, train_with_workers
 from safe_ray.training.job import CHECKPOINT, OUTCOME, BankJob, BankOutcome, run_bank
 from tests.training.tasks import device, write_task
 
@@ -27,7 +27,8 @@ RESOURCES = {"CPU": 0.5}
 
 @given(total=st.integers(0, 200), workers=st.integers(1, 9))
 def test_shards_hold_every_row_once_and_differ_by_one_at_most(total: int, workers: int) -> None:
-    edges = [0, *shard_bounds(total, workers), total]
+    edges = shard_edges(total, workers)
+    assert (edges[0], edges[-1]) == (0, total)
     sizes = [after - before for before, after in itertools.pairwise(edges)]
     assert len(sizes) == workers
     assert sum(sizes) == total
@@ -48,11 +49,12 @@ def assert_same_heads(first: BankJob, second: BankJob) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_two_workers_train_the_single_workers_heads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pin", ["device", "stream"])
+def test_two_workers_train_the_single_workers_heads(tmp_path: Path, pin: str) -> None:
     """19 support samples do not halve evenly, and none may be dropped."""
     alone = write_task(tmp_path / "one")
     run_bank(alone, device())
-    job = write_task(tmp_path / "two")
+    job = write_task(tmp_path / "two", pin=pin, map_budget=2**20)
     train_with_workers(job, 2, RESOURCES, threads=1, max_failures=0)
     assert_same_heads(job, alone)
 

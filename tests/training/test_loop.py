@@ -21,8 +21,10 @@ from safe_ray.training.loop import (
     epoch_plan,
     train_bank,
 )
+from safe_ray.training.maps import ResidentMaps
 from tests.heads.test_bank import CLASSES, GRID, HEADS, WIDTH, classifier, layer, state_of
 
+CPU = torch.device("cpu")
 OPTIONS = LoopOptions(batch_size=8, warmup=0.1, seed=3, trained=select_parameters("all"))
 
 
@@ -30,7 +32,7 @@ def support(total: int = 21, views: int = 3) -> SupportShard:
     generator = torch.Generator().manual_seed(1)
     maps = torch.randn(total, views, GRID * GRID, WIDTH, generator=generator).half()
     labels = torch.randint(CLASSES, (total,), generator=generator)
-    return SupportShard(maps, labels, torch.arange(total), total)
+    return SupportShard(ResidentMaps(maps, CPU), labels, torch.arange(total), total)
 
 
 def train(
@@ -91,19 +93,22 @@ def test_a_member_that_diverges_is_marked_and_the_others_go_on() -> None:
 def test_a_member_that_leaves_samples_out_never_sees_them() -> None:
     shard = support()
     include = tuple(position % 3 != 0 for position in range(shard.total))
-    poisoned = shard.maps.clone()
+    whole = [(torch.arange(shard.total).repeat(3), torch.arange(3).repeat_interleave(shard.total))]
+    (sound,) = shard.maps.epoch(whole)
+    sound = sound.view(3, shard.total, GRID * GRID, WIDTH).transpose(0, 1)
+    poisoned = sound.clone()
     poisoned[::3] = 50.0
     results = [
         train_bank(
             [Member(1e-3, 0.0, 3, include)],
             begin(state_of(layer(0)), 1),
-            SupportShard(maps, shard.labels, shard.positions, shard.total),
+            SupportShard(ResidentMaps(maps, CPU), shard.labels, shard.positions, shard.total),
             classifier(),
             HEADS,
             20.0,
             OPTIONS,
         ).members[0]
-        for maps in (shard.maps, poisoned)
+        for maps in (sound, poisoned)
     ]
     assert results[0].losses == results[1].losses
     assert torch.equal(results[0].head["c_proj.weight"], results[1].head["c_proj.weight"])
