@@ -14,8 +14,8 @@ from torch import Tensor
 from safe_ray.training.job import TaskFacts
 from safe_ray.training.maps import BatchKeys
 
-# The share of the budget that one pipeline reads, which ends before the next begins. Blocks that
-# were used leave the object store late, and Ray Data's own limit on memory stalls where it is small.
+# The share of the budget that one pipeline reads, which ends before the next begins. Used blocks
+# leave the object store late, and Ray Data's own limit on memory stalls where it is small.
 _READ_AHEAD = 1 / 8
 _BLOCKS = 4
 _READER_CPUS = 0.05
