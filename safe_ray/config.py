@@ -306,6 +306,9 @@ class TrainingConfig(Group):
         description="Where a worker keeps the support maps: on its device, in host memory, or "
         "streamed from the store in every epoch; auto is the first that holds them."
     )
+    compiled: Flag = Field(
+        description="Compile the training step with torch.compile, on GPUs only."
+    )
     checkpoint_seconds: NaturalNumber = Field(
         description="Seconds between the checkpoints of a bank that is being trained."
     )
@@ -623,6 +626,7 @@ _INCIDENTAL: Any = {
         "cpus_per_worker",
         "gpus_per_worker",
         "pin",
+        "compiled",
         "checkpoint_seconds",
         "max_failures",
     },

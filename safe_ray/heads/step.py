@@ -14,7 +14,7 @@ import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,16 @@ class AutogradStep:
         losses.sum().backward()
         self._optimiser.step(learning_rates)
         return losses.detach()
+
+
+def compile_module(module: nn.Module, backend: str = "inductor") -> nn.Module:
+    """Return the bank, or what wraps it, compiled: the products around each softmax are fused.
+
+    Sizes that change (the last batch of an epoch, a bank that members have left) are compiled once
+    as sizes that may change, rather than again for each.
+    """
+    # With dynamic unset, torch takes a size as variable from its second value on.
+    return cast(nn.Module, torch.compile(module, backend=backend))
 
 
 class FusedStep:

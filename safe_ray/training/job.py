@@ -84,6 +84,7 @@ class TaskFacts:
         card: what `head.json` says of every head of the task.
         pin: where a worker keeps the support maps (see `safe_ray.training.maps`).
         map_budget: bytes of maps that a worker may have in memory when it streams them.
+        compiled: whether a step on a GPU is compiled.
     """
 
     task: Task
@@ -110,6 +111,7 @@ class TaskFacts:
     card: Mapping[str, Any]
     pin: Pin = "device"
     map_budget: int = 0
+    compiled: bool = False
 
     @property
     def validation_count(self) -> int:
@@ -342,7 +344,9 @@ def run_bank(
         classifier,
         facts.num_heads,
         facts.logit_scale,
-        LoopOptions(facts.batch_size, facts.warmup, facts.training_seed, facts.trained),
+        LoopOptions(
+            facts.batch_size, facts.warmup, facts.training_seed, facts.trained, facts.compiled
+        ),
         parallel,
         on_checkpoint=lambda kept: save_state(checkpoint, kept, job.digest),
         checkpoint_seconds=job.checkpoint_seconds,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from safe_ray.files import sha256_hex
 from safe_ray.heads.bank import Bank, HeadState, with_mean_token
 from safe_ray.heads.optimiser import BankOptimiser, Moments, Schedule
-from safe_ray.heads.step import AutogradStep, FusedStep, Step
+from safe_ray.heads.step import AutogradStep, FusedStep, Step, compile_module
 from safe_ray.training.maps import MapSource
 
 
@@ -50,12 +50,14 @@ class LoopOptions:
         warmup: share of a member's steps with a rising learning rate, 0 to 1.
         seed: draws the order and the view of every sample in every epoch.
         trained: parameter names (see `safe_ray.heads.bank.select_parameters`).
+        compiled: whether torch compiles the step that goes through autograd.
     """
 
     batch_size: int
     warmup: float
     seed: int
     trained: tuple[str, ...]
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,8 @@ class _Running:
         if parallel.world_size == 1 and classifier.device.type == "cpu":
             step = FusedStep(bank, optimiser)
         else:
-            step = AutogradStep(parallel.wrap(bank) if active else bank, optimiser)
+            module = parallel.wrap(bank) if active else bank
+            step = AutogradStep(compile_module(module) if options.compiled else module, optimiser)
         return _Running(active, bank, optimiser, step)
 
     def store(self, state: TrainingState) -> None:

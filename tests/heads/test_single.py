@@ -25,6 +25,7 @@ from safe_ray.heads.single import pool_heads
 from safe_ray.heads.step import (
     AutogradStep,
     FusedStep,
+    compile_module,
     loss_and_gradient,
     single_threaded_workers,
 )
@@ -115,6 +116,35 @@ def test_fused_steps_are_the_graphs_steps_whatever_the_block_size(
         losses.append(last)
     assert torch.allclose(losses[0], losses[1], rtol=1e-4)
     for index in range(3):
+        for name, expected in banks[0].head(index).items():
+            assert torch.allclose(banks[1].head(index)[name], expected, rtol=1e-3, atol=1e-5), name
+
+
+class StackedBank(Bank):
+    """The bank as a GPU pools with it."""
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        return pool_bank(
+            tokens, {name: self.stacked(name) for name in POOLING_PARAMETERS}, self.num_heads
+        )
+
+
+def test_a_compiled_step_is_the_step_whatever_the_size_of_the_batch() -> None:
+    """Traced and differentiated ahead of time; what a GPU adds is the code that is generated."""
+    maps, labels = one_batch()
+    banks, losses = [], []
+    for compiled in (False, True):
+        states = [state_of(layer(seed)) for seed in range(2)]
+        bank = StackedBank(states, HEADS, select_parameters("all"), classifier(), 20.0)
+        module = compile_module(bank, backend="aot_eager") if compiled else bank
+        step = AutogradStep(module, BankOptimiser(bank, [0.1, 0.0]))
+        for size in (16, 16, 5, 16, 3):
+            weights = torch.full((2, size), 1 / size)
+            last = step(with_mean_token(maps[:size]), labels[:size], weights, [1e-3, 3e-4])
+        banks.append(bank)
+        losses.append(last)
+    assert torch.allclose(*losses, rtol=1e-4)
+    for index in range(2):
         for name, expected in banks[0].head(index).items():
             assert torch.allclose(banks[1].head(index)[name], expected, rtol=1e-3, atol=1e-5), name
 
