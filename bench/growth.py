@@ -34,6 +34,7 @@ from safe_ray.specs import AlphaRow, Task
 from safe_ray.training.evaluation import evaluate_alpha_rows
 from safe_ray.training.job import BankJob, BankOutcome, CandidateOutcome
 from safe_ray.training.loop import LoopOptions, Member, SupportShard, begin, train_bank
+from safe_ray.training.maps import ResidentMaps
 
 FIGURE = Path(__file__).parents[1] / "docs" / "growth.png"
 _TOKENS, _WIDTH, _HEADS, _OUTPUT, _VIEWS = 16, 512, 8, 192, 9
@@ -76,10 +77,11 @@ def train(size: Size, epochs: int) -> None:
     maps = torch.empty(size.samples, _VIEWS, _TOKENS, _WIDTH, dtype=torch.float16).normal_()
     labels = torch.arange(size.samples) % size.classes
     classifier = functional.normalize(torch.randn(size.classes, _OUTPUT), dim=-1)
+    resident = ResidentMaps(maps, torch.device("cpu"))
     state = train_bank(
         [Member(1e-4, 0.01, epochs)] * size.heads,
         begin(pooling, size.heads),
-        SupportShard(maps, labels, torch.arange(size.samples), size.samples),
+        SupportShard(resident, labels, torch.arange(size.samples), size.samples),
         classifier,
         _HEADS,
         100.0,

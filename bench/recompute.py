@@ -45,6 +45,7 @@ from safe_ray.training.loop import (
     epoch_plan,
     train_bank,
 )
+from safe_ray.training.maps import ResidentMaps
 
 _LR, _DECAY, _SEED, _WARMUP = 1e-5, 0.01, 0, 0.1
 _SPEC = BackboneSpec("rn50", "RN50")
@@ -173,7 +174,8 @@ class Problem:
         """Extract, then train all candidates in banks; return the loss of each epoch."""
         store = self.extract(folder, search.views)
         maps = torch.from_numpy(store.read(self.samples, range(search.views)))
-        shard = SupportShard(maps, self.labels, torch.arange(len(maps)), len(maps))
+        resident = ResidentMaps(maps, torch.device("cpu"))
+        shard = SupportShard(resident, self.labels, torch.arange(len(maps)), len(maps))
         options = LoopOptions(len(maps), _WARMUP, _SEED, select_parameters("all"))
         losses: list[list[float]] = []
         for first in range(0, search.candidates, search.bank):

@@ -51,5 +51,7 @@ def ready(storage: Path, *overrides: str) -> ReadySweep:
     summary = preparation.extract_support(config, backbone, images.tasks, no_progress)
     filled = time.perf_counter()
     config.outputs.mkdir(parents=True, exist_ok=True)
-    facts = preparation.write_tasks(config, backbone, manifests, images.tasks, summary.precision)
+    facts = preparation.write_tasks(
+        config, backbone, manifests, images.tasks, summary.precision, plan
+    )
     return ReadySweep(config, facts, plan, connected - began, filled - connected)
