@@ -259,10 +259,10 @@ def main() -> None:
     }
     slopes: dict[str, Point] = {}
     for name, points in series.items():
-        sizes = list(points)
+        places = list(points)
         slopes[name] = Point(
-            slope(sizes, [point.seconds for point in points.values()]),
-            slope(sizes, [point.memory for point in points.values()]),
+            slope(places, [point.seconds for point in points.values()]),
+            slope(places, [point.memory for point in points.values()]),
         )
         print(f"{name}: slope of time {slopes[name].seconds:.2f}, memory {slopes[name].memory:.2f}")
         for size, point in points.items():

@@ -128,7 +128,7 @@ class Problem:
 
     def usual_loop(self, search: Search) -> list[list[float]]:
         """Train every candidate with online views; return the loss of each epoch."""
-        losses = []
+        losses: list[list[float]] = []
         for _ in range(search.candidates):
             layer, optimiser = self.layer()
             schedule = Schedule(_LR, search.epochs, round(_WARMUP * search.epochs))

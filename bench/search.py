@@ -101,7 +101,7 @@ def usual_trial(config: dict[str, Any]) -> None:
         run_config=RunConfig(
             name=f"{config['name']}-{config['place']}",
             storage_path=config["storage"],
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]
         ),
     ).fit()
 
@@ -141,7 +141,12 @@ def search_usual(
     )
     began = time.perf_counter()
     results = tuner.fit()
-    accuracies = {r.config["usual"]["place"]: float(r.metrics["accuracy"]) for r in results}
+    ended = [results[index] for index in range(len(results))]
+    accuracies = {
+        int(each.config["usual"]["place"]): float(each.metrics["accuracy"])
+        for each in ended
+        if each.config is not None and each.metrics is not None
+    }
     return ends[-1] - began, [accuracies[place] for place in range(len(candidates))]
 
 
