@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safe_ray.config import DatasetConfig
-from safe_ray.data.locations import is_uri, locate
 
 PHOTO_TEMPLATES = (
     "a photo of a {}.",
@@ -19,12 +18,7 @@ PHOTO_TEMPLATES = (
 
 def looks_like_location(text: str) -> bool:
     """Return whether the value of `data=` is a place where images are, and not a YAML file."""
-    return (
-        is_uri(text)
-        or "/" in text
-        or text.startswith(("~", "$", "."))
-        or (text != "" and Path(text).exists())
-    )
+    return "/" in text or text.startswith(("~", "$", ".")) or (text != "" and Path(text).exists())
 
 
 def dataset_at(location: str, overrides: Sequence[str]) -> DatasetConfig:
@@ -37,6 +31,7 @@ def dataset_at(location: str, overrides: Sequence[str]) -> DatasetConfig:
     Raises:
         InputError: there is nothing there that any reader understands.
     """
+    from safe_ray.data.locations import locate
     from safe_ray.data.readers.detect import detect_format
 
     path = locate(location, Path.cwd())

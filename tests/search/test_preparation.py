@@ -16,6 +16,7 @@ from safe_ray.errors import InputError
 from safe_ray.features.inventory import no_progress
 from safe_ray.search import preparation
 from safe_ray.specs import DatasetSpec
+from tests.data.coop_tree import OPTIONS, entries, write_coop
 
 
 def rows_of(dataset: DatasetSpec) -> list[dict[str, Any]]:
@@ -65,10 +66,26 @@ def test_bad_images_are_left_out_and_counted_when_asked(
     assert len(images.tests["shapes"].samples) == 6 * 5 - 1
 
 
-def test_nothing_to_test_on_is_refused(tmp_path: Path, tiny_dataset: DatasetSpec) -> None:
-    rows = [row for row in rows_of(tiny_dataset) if row["split"] != "test"]
+def test_nothing_to_test_on_is_refused(tmp_path: Path) -> None:
+    split = entries(["cat", "dog"], {"train": 3, "val": 2, "test": 0})
+    write_coop(tmp_path, split)
+    file = tmp_path / "conf" / "dataset" / "tiny.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"format": "coop", "path": "tiny", "options": OPTIONS}))
+    settings = ["tasks.datasets=[tiny]", f"data.root={tmp_path}", f"storage={tmp_path}"]
     with pytest.raises(InputError, match="no test split"):
-        check(config_for(tmp_path, rows))
+        check(load_config(settings, tmp_path / "conf"))
+
+
+def test_a_table_without_a_test_split_is_tested_on_its_validation_split_and_it_is_said(
+    tmp_path: Path, tiny_dataset: DatasetSpec
+) -> None:
+    rows = [row for row in rows_of(tiny_dataset) if row["split"] != "test"]
+    config = config_for(tmp_path, rows, "tasks.shots=[1]")
+    manifest = preparation.read_manifests(config)["shapes"]
+    assert manifest.split("test").num_rows == sum(row["split"] == "val" for row in rows)
+    assert manifest.split("val").num_rows == 0
+    assert "test" in " ".join(manifest.notes)
 
 
 def without_validation(dataset: DatasetSpec) -> list[dict[str, Any]]:
