@@ -104,9 +104,6 @@ def _quiet_context() -> Any:
 
 def _read_maps(batch: dict[str, np.ndarray], task_folder: str) -> dict[str, np.ndarray]:
     """Replace (sample, view) pairs by their maps."""
-    facts = TaskFacts.load(Path(task_folder))
-    store = facts.store()
-    maps = np.empty((len(batch["view"]), facts.tokens, facts.width), np.float16)
-    for place, (sample, view) in enumerate(zip(batch["sample"], batch["view"], strict=True)):
-        maps[place] = store.read([str(sample)], [int(view)])[0, 0]
-    return {"maps": maps}
+    samples = [str(sample) for sample in batch["sample"]]
+    store = TaskFacts.load(Path(task_folder)).store()
+    return {"maps": store.read_pairs(samples, batch["view"].tolist())}

@@ -17,7 +17,6 @@ from safe_ray.specs import DatasetSpec
 
 SPLIT_OPTIONS = ("split_seed", "test_share")
 TRAIN, VAL, TEST = range(len(SPLITS))
-NO_SPLIT = -1
 
 _NAMES = {
     "train": ("train", "training"),
