@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
 
 from safe_ray.heads.bank import Bank
 
@@ -64,7 +63,6 @@ class BankOptimiser:
             for name in bank.trained
             if isinstance(parameter := bank.stacked(name), nn.Parameter)
         }
-        self._device = bank.classifier.device
         stacked = {
             name: (parameter.detach(), torch.zeros_like(parameter), torch.zeros_like(parameter))
             for name, parameter in self._parameters.items()
@@ -74,8 +72,10 @@ class BankOptimiser:
             {name: (w[i], m[i], v[i]) for name, (w, m, v) in stacked.items()}
             for i in range(len(bank))
         ]
+        self._row_views: dict[tuple[int, str, int, int], tuple[Tensor, Tensor, Tensor]] = {}
         self._weight_decays = list(weight_decays)
-        self._updates = [0] * len(bank)
+        # Of the update that is under way, counted from 1.
+        self._steps = list(torch.ones(len(bank), device=bank.classifier.device).unbind())
         if moments is not None:
             self._restore(moments)
 
@@ -88,7 +88,7 @@ class BankOptimiser:
         """Update every candidate with its learning rate, and forget the gradients."""
         for candidate, lr in enumerate(learning_rates):
             gradients = [
-                (name, slice(None), parameter.grad[candidate])
+                (name, slice(0, parameter.shape[1]), parameter.grad[candidate])
                 for name, parameter in self._parameters.items()
                 if parameter.grad is not None
             ]
@@ -109,16 +109,15 @@ class BankOptimiser:
             gradients: parameters by name, which rows of each, and the gradients of those rows.
             lr: the learning rate.
         """
-        views = [(*self._views[candidate][name], rows, g) for name, rows, g in gradients]
-        steps = torch.full((len(views),), float(self._updates[candidate]), device=self._device)
-        adamw(
-            [weight[rows] for weight, _, _, rows, _ in views],
-            [gradient for _, _, _, _, gradient in views],
-            [first[rows] for _, first, _, rows, _ in views],
-            [second[rows] for _, _, second, rows, _ in views],
+        views = [self._rows(candidate, name, rows) for name, rows, _ in gradients]
+        # What torch.optim.AdamW(fused=True) comes down to.
+        torch._fused_adamw_(
+            [weight for weight, _, _ in views],
+            [gradient for _, _, gradient in gradients],
+            [first for _, first, _ in views],
+            [second for _, _, second in views],
             [],
-            list(steps.unbind()),
-            fused=True,
+            [self._steps[candidate]] * len(views),
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
@@ -128,9 +127,18 @@ class BankOptimiser:
             maximize=False,
         )
 
+    def _rows(self, candidate: int, name: str, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the weight and moments of some rows; a step asks for the same ones every time."""
+        key = (candidate, name, rows.start, rows.stop)
+        known = self._row_views.get(key)
+        if known is None:
+            weight, first, second = self._views[candidate][name]
+            known = self._row_views[key] = (weight[rows], first[rows], second[rows])
+        return known
+
     def finish(self, candidate: int) -> None:
         """Count one update of a candidate."""
-        self._updates[candidate] += 1
+        self._steps[candidate].add_(1)
 
     def moments(self) -> list[Moments]:
         """Return the state to go on from, one a candidate; the tensors are views."""
@@ -138,14 +146,14 @@ class BankOptimiser:
             Moments(
                 {name: first for name, (_, first, _) in views.items()},
                 {name: second for name, (_, _, second) in views.items()},
-                updates,
+                int(step) - 1,
             )
-            for views, updates in zip(self._views, self._updates, strict=True)
+            for views, step in zip(self._views, self._steps, strict=True)
         ]
 
     def _restore(self, moments: Sequence[Moments]) -> None:
         for candidate, saved in enumerate(moments):
-            self._updates[candidate] = saved.updates
+            self._steps[candidate].fill_(saved.updates + 1)
             for name, (_, first, second) in self._views[candidate].items():
                 first.copy_(saved.first[name])
                 second.copy_(saved.second[name])

@@ -13,18 +13,21 @@ position, m = x[:, 0], and one product a line ("h" and "n" mark a product a head
     S_n = U_n x_n^T                 [N, H, T]     dA_n = dP_n x_n^T
     A   = softmax(S)                [N, H, T]     dS  = A * (dA - sum_T(A * dA))
     P_n = A_n x_n                   [N, H, C]     dU_n = dS_n x_n
-    V_h = P_h Wv_h^T                [N, C]        dQ_h = dU_h Wk_h^T       dWk_h = Q_h^T dU_h
-    O   = (V + bv) Wc^T + bc        [N, D]        dm  = dQ Wq / sqrt(d)    dWq   = dQ^T m / sqrt(d)
+    V_h = P_h Wv_h^T + bv_h         [N, C]        dQ_h = dU_h Wk_h^T       dWk_h = Q_h^T dU_h
+    O   = V Wc^T + bc               [N, D]        dm  = dQ Wq / sqrt(d)    dWq   = dQ^T m / sqrt(d)
 
 The position's gradient is a sum over samples of x's, which need not be formed:
-`dposition = sum_h (A_h^T dV_h) Wv_h + (dS_h^T Q_h) Wk_h`, where each sum over heads is one product
-`[T, C] x [C, C]`, and its first row has `(sum_n dQ_n) Wq / sqrt(d)` besides.
+`dposition = sum_nh dS_nh^T U_nh + A_nh^T dP_nh`, one product `[T, 2 H N] x [2 H N, C]`, and its
+first row has `(sum_n dQ_n) Wq / sqrt(d)` besides.
+
+A small head's step is a hundred calls of some microseconds each, and threads that step side by
+side wait for Python's lock between them: views are therefore made once (`Weights`, `Room`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,9 +36,9 @@ from torch import Tensor
 
 from safe_ray.backbones.pooling import POOLING_PARAMETERS
 
-# A block of gradients shares the last-level cache with the weights and both moments of its rows
-# (four times as much in all), and is large enough for a product to run at full speed.
-BLOCK_BYTES = 4 * 2**20
+# A block of gradients is still in the core's own cache when it is used (its weights and moments are
+# not), and is large enough for a product to run at full speed.
+BLOCK_BYTES = 2**20
 
 
 class Workspace:
@@ -66,9 +69,10 @@ class Workspace:
 class Gradients(Protocol):
     """Where a backward pass puts the gradients of one head."""
 
-    wanted: frozenset[str]
+    layers: frozenset[str]
+    """The layers of which a gradient is wanted (`safe_ray.heads.bank.TRAINABLE_GROUPS`)."""
 
-    def blocks(self, name: str, unit: int = 1) -> Iterator[tuple[slice, Tensor]]:
+    def blocks(self, name: str, unit: int = 0) -> Iterator[tuple[slice, Tensor]]:
         """Yield the rows of a parameter in blocks, each with the memory to write its gradient to.
 
         A block counts as written when the next one is asked for. A parameter that is not wanted
@@ -76,9 +80,20 @@ class Gradients(Protocol):
 
         Args:
             name: one of `POOLING_PARAMETERS`.
-            unit: rows that must stay together; a block is a multiple of it.
+            unit: rows that stay together: they get an axis of their own, and the slices count
+                them. 0 for none.
         """
         ...
+
+
+def layers_of(names: Iterable[str]) -> frozenset[str]:
+    """Return the layers that parameters belong to."""
+    return frozenset(name.split(".")[0] for name in names)
+
+
+def shape_block(tensor: Tensor, unit: int) -> Tensor:
+    """View a block of rows as `Gradients.blocks` yields it."""
+    return tensor.view(-1, unit, *tensor.shape[1:]) if unit else tensor
 
 
 def row_blocks(parameter: Tensor, unit: int) -> list[slice]:
@@ -89,63 +104,156 @@ def row_blocks(parameter: Tensor, unit: int) -> list[slice]:
     rows = len(parameter)
     if parameter.ndim == 1:
         return [slice(0, rows)]
-    unit_bytes = parameter.numel() * parameter.element_size() // rows * unit
-    size = max(1, BLOCK_BYTES // unit_bytes) * unit
+    least = max(1, unit)
+    least_bytes = parameter.numel() * parameter.element_size() // rows * least
+    size = max(1, BLOCK_BYTES // least_bytes) * least
     return [slice(start, min(rows, start + size)) for start in range(0, rows, size)]
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What the backward pass needs of the forward pass (see the module for the letters)."""
+class Weights:
+    """One head's parameters, in the shapes in which products take them.
 
-    positioned: Tensor
+    Attributes:
+        position: `[T, C]`.
+        query: Wq, `[C, C]`.
+        query_t: Wq^T.
+        query_bias: bq, `[C]`.
+        key: Wk, `[H, d, C]`.
+        key_t: Wk_h^T, `[H, C, d]`.
+        value: Wv, `[H, d, C]`.
+        value_t: Wv_h^T, `[H, C, d]`.
+        value_bias: bv, `[H, d]`.
+        output: Wc, `[D, C]`.
+        output_t: Wc^T.
+        output_bias: bc, `[D]`.
+    """
+
+    position: Tensor
     query: Tensor
-    attention: Tensor
-    summed: Tensor
+    query_t: Tensor
+    query_bias: Tensor
+    key: Tensor
+    key_t: Tensor
     value: Tensor
+    value_t: Tensor
+    value_bias: Tensor
+    output: Tensor
+    output_t: Tensor
+    output_bias: Tensor
+
+    @classmethod
+    def of(cls, head: Mapping[str, Tensor], num_heads: int) -> Weights:
+        """View a head's tensors: `POOLING_PARAMETERS` by name; the key bias has no part in it.
+
+        Args:
+            head: its tensors, of one dtype and device.
+            num_heads: attention heads of the pooling; `C` must be a multiple of it.
+        """
+        width = head["q_proj.weight"].shape[-1]
+        by_head = (num_heads, width // num_heads, width)
+        key, value = head["k_proj.weight"].view(by_head), head["v_proj.weight"].view(by_head)
+        return cls(
+            position=head["positional_embedding"],
+            query=head["q_proj.weight"],
+            query_t=head["q_proj.weight"].t(),
+            query_bias=head["q_proj.bias"],
+            key=key,
+            key_t=key.transpose(1, 2),
+            value=value,
+            value_t=value.transpose(1, 2),
+            value_bias=head["v_proj.bias"].view(by_head[:2]),
+            output=head["c_proj.weight"],
+            output_t=head["c_proj.weight"].t(),
+            output_bias=head["c_proj.bias"],
+        )
 
 
-def pool_head(
-    tokens: Tensor, head: Mapping[str, Tensor], num_heads: int, workspace: Workspace
-) -> tuple[Tensor, Kept]:
+class Room:
+    """Memory for one head's passes over N samples, and its views (see the module for the letters).
+
+    What the forward pass leaves in it is what the backward pass needs.
+
+    Args:
+        tokens: `[N, T, C]`, what will be pooled or the like of it.
+        num_heads: attention heads of the pooling.
+        workspace: where the memory is from; one that is shared is shared by turns.
+    """
+
+    def __init__(self, tokens: Tensor, num_heads: int, workspace: Workspace) -> None:
+        samples, length, width = tokens.shape
+        depth = width // num_heads
+        self._like, self._workspace = tokens, workspace
+        self.scale = 1.0 / math.sqrt(depth)
+
+        self.x = self._take("x", samples, length, width)
+        self.x_t = self.x.transpose(1, 2)
+        self.m = self.x[:, 0]
+        self.q = self._take("q", samples, width)
+        self.q_h = _by_head(self.q, num_heads)
+        # U and dP lie together, and so will dS and A.
+        self.u_dp = self._take("u_dp", 2, num_heads, samples, width)
+        self.u, self.dp = self.u_dp.unbind()
+        self.u_n = self.u.transpose(0, 1)
+        self.s = self._take("s", samples, num_heads, length)
+        self.a = self._take("a", samples, num_heads, length)
+        self.p = self._take("p", samples, num_heads, width)
+        self.p_h = self.p.transpose(0, 1)
+        self.v_h = self._take("v_h", num_heads, samples, depth)
+        self.v_hn = self.v_h.transpose(0, 1)
+        self.v_nhd = self._take("v", samples, num_heads, depth)
+        self.v = self.v_nhd.view(samples, width)
+
+        self.dv = self._take("dv", samples, width)
+        self.dv_h = _by_head(self.dv, num_heads)
+        self.dv_ht = self.dv_h.transpose(1, 2)
+        self.dp_n = self.dp.transpose(0, 1)
+        self.da = self._take("da", samples, num_heads, length)
+        self.along = self._take("along", samples, num_heads, 1)
+        # P has been used when dU is written, and V_h when dQ_h is.
+        self.du, self.du_h = self.p, self.p_h
+        self.dq_h, self.dq_hn = self.v_h, self.v_hn
+        self.q_ht = self.q_h.transpose(1, 2)
+        self.dq_nhd = self._take("dq", samples, num_heads, depth)
+        self.dq = self.dq_nhd.view(samples, width)
+        self.dq_t = self.dq.t()
+        self.ds_a = self._take("ds_a", 2, num_heads, samples, length)
+        self.ds_n, self.a_n = (half.transpose(0, 1) for half in self.ds_a.unbind())
+        self.ds_a_t = self.ds_a.view(-1, length).t()
+        self.u_dp_rows = self.u_dp.view(-1, width)
+        self.dposition = self._take("dposition", length, width)
+        self.dposition_0 = self.dposition[0]
+
+    def _take(self, name: str, *shape: int) -> Tensor:
+        return self._workspace.take(name, shape, self._like)
+
+
+def pool_head(tokens: Tensor, weights: Weights, room: Room) -> Tensor:
     """Pool a batch of dense maps with one head; no graph is recorded.
 
     Args:
         tokens: `[N, T, C]`, the mean token first (see `safe_ray.heads.bank.with_mean_token`).
-        head: `POOLING_PARAMETERS` with their tensors, of the tokens' dtype and device.
-        num_heads: attention heads of the pooling; `C` must be a multiple of it.
-        workspace: what is kept lies in it, until the next call with the same one.
+        weights: of the tokens' dtype and device.
+        room: for as many samples.
 
     Returns:
-        `[N, D]` pooled features, not normalised, and what `differentiate_head` needs.
+        `[N, D]` pooled features, not normalised.
     """
-    samples, _, width = tokens.shape
-    depth = width // num_heads
-    per_head = (num_heads, depth, width)
-
-    positioned = workspace.take("positioned", tuple(tokens.shape), tokens)
-    torch.add(tokens, head["positional_embedding"], out=positioned)
-    query = torch.addmm(head["q_proj.bias"], positioned[:, 0], head["q_proj.weight"].t())
-    query.mul_(1.0 / math.sqrt(depth))
-    absorbed = workspace.take("wide", (num_heads, samples, width), tokens)
-    torch.bmm(_by_head(query, num_heads), head["k_proj.weight"].view(per_head), out=absorbed)
-    scores = torch.bmm(absorbed.transpose(0, 1), positioned.transpose(1, 2))
-    attention = torch.softmax(scores, dim=-1)
-    summed = workspace.take("summed", (samples, num_heads, width), tokens)
-    torch.bmm(attention, positioned, out=summed)
-    value = torch.bmm(summed.transpose(0, 1), head["v_proj.weight"].view(per_head).transpose(1, 2))
-    value = _by_sample(value).add_(head["v_proj.bias"])
-    pooled = torch.addmm(head["c_proj.bias"], value, head["c_proj.weight"].t())
-    return pooled, Kept(positioned, query, attention, summed, value)
+    torch.add(tokens, weights.position, out=room.x)
+    torch.addmm(
+        weights.query_bias, room.m, weights.query_t, beta=room.scale, alpha=room.scale, out=room.q
+    )
+    torch.bmm(room.q_h, weights.key, out=room.u)
+    torch.bmm(room.u_n, room.x_t, out=room.s)
+    torch.softmax(room.s, dim=-1, out=room.a)
+    torch.bmm(room.a, room.x, out=room.p)
+    torch.bmm(room.p_h, weights.value_t, out=room.v_h)
+    torch.add(room.v_hn, weights.value_bias, out=room.v_nhd)
+    return torch.addmm(weights.output_bias, room.v, weights.output_t)
 
 
 def differentiate_head(
-    gradient: Tensor,
-    kept: Kept,
-    head: Mapping[str, Tensor],
-    num_heads: int,
-    gradients: Gradients,
-    workspace: Workspace,
+    gradient: Tensor, weights: Weights, room: Room, gradients: Gradients
 ) -> None:
     """Hand the gradients of one head's parameters to `gradients`.
 
@@ -153,73 +261,61 @@ def differentiate_head(
 
     Args:
         gradient: `[N, D]`, with respect to the pooled features.
-        kept: of the forward pass, with the same workspace.
-        head: as in the forward pass.
-        num_heads: as in the forward pass.
+        weights: as in the forward pass.
+        room: as the forward pass left it; it is written over, so that it serves once.
         gradients: where they go; nothing is computed for what it does not want.
-        workspace: of the forward pass, or another one.
     """
-    positioned, query, attention = kept.positioned, kept.query, kept.attention
-    samples, _, width = positioned.shape
-    per_head = (num_heads, width // num_heads, width)
-    layers = {name.split(".")[0] for name in gradients.wanted}
+    layers = gradients.layers
 
-    grad_value = gradient @ head["c_proj.weight"]
-    for rows, room in gradients.blocks("c_proj.weight"):
-        torch.mm(gradient[:, rows].t(), kept.value, out=room)
-    for _, room in gradients.blocks("c_proj.bias"):
-        torch.sum(gradient, 0, out=room)
+    torch.mm(gradient, weights.output, out=room.dv)
+    for rows, memory in gradients.blocks("c_proj.weight"):
+        torch.mm(_part(gradient.t(), rows), room.v, out=memory)
+    for _, memory in gradients.blocks("c_proj.bias"):
+        torch.sum(gradient, 0, out=memory)
     if layers <= {"c_proj"}:
         return
 
-    of_heads = _by_head(grad_value, num_heads)
-    grad_position = None
-    if not layers <= {"c_proj", "v_proj"}:
-        grad_summed = workspace.take("wide", (num_heads, samples, width), gradient)
-        torch.bmm(of_heads, head["v_proj.weight"].view(per_head), out=grad_summed)
-        grad_attention = torch.bmm(grad_summed.transpose(0, 1), positioned.transpose(1, 2))
-    if "positional_embedding" in layers:
-        grad_position = _by_sample(attention.permute(1, 2, 0) @ of_heads) @ head["v_proj.weight"]
-    _weight_gradients("v_proj.weight", of_heads, kept.summed.transpose(0, 1), gradients)
-    for _, room in gradients.blocks("v_proj.bias"):
-        torch.sum(grad_value, 0, out=room)
-    if layers <= {"c_proj", "v_proj"}:
+    deeper = not layers <= {"c_proj", "v_proj"}
+    if deeper:
+        torch.bmm(room.dv_h, weights.value, out=room.dp)
+        torch.bmm(room.dp_n, room.x_t, out=room.da)
+    _weight_gradients("v_proj.weight", room.dv_ht, room.p_h, gradients)
+    for _, memory in gradients.blocks("v_proj.bias"):
+        torch.sum(room.dv, 0, out=memory)
+    if not deeper:
         return
 
-    grad_attention.mul_(attention)
-    grad_scores = grad_attention.addcmul_(
-        attention, grad_attention.sum(dim=-1, keepdim=True), value=-1.0
-    )
-    absorbed = workspace.take("wide", (samples, num_heads, width), gradient)
-    grad_absorbed = torch.bmm(grad_scores, positioned, out=absorbed).transpose(0, 1)
-    grad_query = torch.bmm(grad_absorbed, head["k_proj.weight"].view(per_head).transpose(1, 2))
-    if grad_position is not None:
-        grad_position.addmm_(
-            _by_sample(grad_scores.permute(1, 2, 0) @ _by_head(query, num_heads)),
-            head["k_proj.weight"],
-        )
-    _weight_gradients("k_proj.weight", _by_head(query, num_heads), grad_absorbed, gradients)
+    torch.mul(room.a, room.da, out=room.s)
+    torch.sum(room.s, dim=-1, keepdim=True, out=room.along)
+    ds = torch.addcmul(room.s, room.a, room.along, value=-1.0, out=room.s)
+    torch.bmm(ds, room.x, out=room.du)
+    torch.bmm(room.du_h, weights.key_t, out=room.dq_h)
+    _weight_gradients("k_proj.weight", room.q_ht, room.du_h, gradients)
 
-    grad_projected = _by_sample(grad_query).mul_(1.0 / math.sqrt(per_head[1]))
-    total = grad_projected.sum(0)
-    for _, room in gradients.blocks("q_proj.bias"):
-        room.copy_(total)
-    if grad_position is not None:
-        grad_position[0] += total @ head["q_proj.weight"]
-        for rows, room in gradients.blocks("positional_embedding"):
-            room.copy_(grad_position[rows])
-    for rows, room in gradients.blocks("q_proj.weight"):
-        torch.mm(grad_projected[:, rows].t(), positioned[:, 0], out=room)
+    torch.mul(room.dq_hn, room.scale, out=room.dq_nhd)
+    total = torch.sum(room.dq, 0)
+    for _, memory in gradients.blocks("q_proj.bias"):
+        memory.copy_(total)
+    if "positional_embedding" in layers:
+        room.ds_n.copy_(ds)
+        room.a_n.copy_(room.a)
+        torch.mm(room.ds_a_t, room.u_dp_rows, out=room.dposition)
+        room.dposition_0.addmv_(weights.query_t, total)
+        for rows, memory in gradients.blocks("positional_embedding"):
+            memory.copy_(_part(room.dposition, rows))
+    for rows, memory in gradients.blocks("q_proj.weight"):
+        torch.mm(_part(room.dq_t, rows), room.m, out=memory)
 
 
-def _weight_gradients(name: str, left: Tensor, right: Tensor, gradients: Gradients) -> None:
-    """Write `left_h^T right_h` of every attention head: `[H, N, d]` x `[H, N, C]` -> `[C, C]`."""
-    _, _, depth = left.shape
-    for rows, room in gradients.blocks(name, unit=depth):
-        heads = slice(rows.start // depth, rows.stop // depth)
-        torch.bmm(
-            left[heads].transpose(1, 2), right[heads], out=room.view(-1, depth, right.shape[-1])
-        )
+def _weight_gradients(name: str, left_t: Tensor, right: Tensor, gradients: Gradients) -> None:
+    """Write `left_h^T right_h` of every attention head: `[H, d, N]` and `[H, N, C]`."""
+    for heads, memory in gradients.blocks(name, unit=left_t.shape[1]):
+        torch.bmm(_part(left_t, heads), _part(right, heads), out=memory)
+
+
+def _part(tensor: Tensor, rows: slice) -> Tensor:
+    """Slice the first axis, unless that changes nothing."""
+    return tensor if rows.stop - rows.start == tensor.shape[0] else tensor[rows]
 
 
 def _by_head(tensor: Tensor, num_heads: int) -> Tensor:
@@ -228,23 +324,17 @@ def _by_head(tensor: Tensor, num_heads: int) -> Tensor:
     return tensor.view(samples, num_heads, width // num_heads).transpose(0, 1)
 
 
-def _by_sample(tensor: Tensor) -> Tensor:
-    """Copy `[H, N, d]` to `[N, C]`."""
-    num_heads, samples, depth = tensor.shape
-    return tensor.transpose(0, 1).reshape(samples, num_heads * depth)
-
-
 class _WholeGradients:
     """Gradients that are wanted as a whole: one block a parameter."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.wanted = frozenset(tensors)
+        self.layers = layers_of(tensors)
         self._tensors = tensors
 
-    def blocks(self, name: str, unit: int = 1) -> Iterator[tuple[slice, Tensor]]:
-        if name in self.wanted:
-            tensor = self._tensors[name]
-            yield slice(0, len(tensor)), tensor
+    def blocks(self, name: str, unit: int = 0) -> Iterator[tuple[slice, Tensor]]:
+        if name in self._tensors:
+            block = shape_block(self._tensors[name], unit)
+            yield slice(0, len(block)), block
 
 
 class _PoolHeads(torch.autograd.Function):
@@ -252,21 +342,20 @@ class _PoolHeads(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, num_heads: int, *stacked: Tensor) -> Tensor:
-        kept, pooled = [], []
-        for index in range(len(stacked[0])):
-            head = {
-                name: tensor[index]
-                for name, tensor in zip(POOLING_PARAMETERS, stacked, strict=True)
-            }
-            features, needed = pool_head(tokens, head, num_heads, Workspace())
-            pooled.append(features)
-            kept.append(needed)
-        ctx.kept, ctx.num_heads = kept, num_heads
+        rooms = [Room(tokens, num_heads, Workspace()) for _ in stacked[0]]
+        pooled = [
+            pool_head(tokens, weights, room)
+            for weights, room in zip(_each(stacked, num_heads), rooms, strict=True)
+        ]
+        ctx.rooms, ctx.num_heads = rooms, num_heads
         ctx.save_for_backward(*stacked)
         return torch.stack(pooled)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
+        rooms, ctx.rooms = ctx.rooms, None
+        if rooms is None:
+            raise RuntimeError("a bank's graph serves one backward pass: run the bank again")
         stacked = dict(zip(POOLING_PARAMETERS, ctx.saved_tensors, strict=True))
         needed = dict(zip(POOLING_PARAMETERS, ctx.needs_input_grad[2:], strict=True))
         results = {
@@ -277,17 +366,19 @@ class _PoolHeads(torch.autograd.Function):
             for name in POOLING_PARAMETERS
             if needed[name]
         }
-        workspace = Workspace()
-        for index, kept in enumerate(ctx.kept):
-            differentiate_head(
-                gradients[0][index].contiguous(),
-                kept,
-                {name: tensor[index] for name, tensor in stacked.items()},
-                ctx.num_heads,
-                _WholeGradients({name: tensor[index] for name, tensor in results.items()}),
-                workspace,
-            )
+        each = zip(gradients[0], _each(ctx.saved_tensors, ctx.num_heads), rooms, strict=True)
+        for index, (gradient, weights, room) in enumerate(each):
+            mine = {name: tensor[index] for name, tensor in results.items()}
+            differentiate_head(gradient.contiguous(), weights, room, _WholeGradients(mine))
         return None, None, *(results.get(name) for name in POOLING_PARAMETERS)
+
+
+def _each(stacked: Sequence[Tensor], num_heads: int) -> list[Weights]:
+    """Return the weights of each of K stacked heads, given in the order of their names."""
+    return [
+        Weights.of(dict(zip(POOLING_PARAMETERS, head, strict=True)), num_heads)
+        for head in zip(*stacked, strict=True)
+    ]
 
 
 def pool_heads(tokens: Tensor, state: Mapping[str, Tensor], num_heads: int) -> Tensor:
@@ -301,15 +392,9 @@ def pool_heads(tokens: Tensor, state: Mapping[str, Tensor], num_heads: int) -> T
     Returns:
         `[K, N, D]` pooled features: `safe_ray.heads.bank.pool_bank` with other rounding.
     """
+    stacked = [state[name] for name in POOLING_PARAMETERS]
     if torch.is_grad_enabled():
-        pooled: Tensor = _PoolHeads.apply(
-            tokens, num_heads, *(state[name] for name in POOLING_PARAMETERS)
-        )
+        pooled: Tensor = _PoolHeads.apply(tokens, num_heads, *stacked)
         return pooled
-    workspace = Workspace()
-    return torch.stack(
-        [
-            pool_head(tokens, {name: state[name][index] for name in state}, num_heads, workspace)[0]
-            for index in range(len(state["positional_embedding"]))
-        ]
-    )
+    room = Room(tokens, num_heads, Workspace())
+    return torch.stack([pool_head(tokens, each, room) for each in _each(stacked, num_heads)])

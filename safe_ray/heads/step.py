@@ -8,12 +8,12 @@ cost the memory no traffic, and no candidate's intermediates push out another's.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import math
-import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 import torch
@@ -23,10 +23,14 @@ from safe_ray.heads.bank import Bank
 from safe_ray.heads.optimiser import BankOptimiser
 from safe_ray.heads.single import (
     BLOCK_BYTES,
+    Room,
+    Weights,
     Workspace,
     differentiate_head,
+    layers_of,
     pool_head,
     row_blocks,
+    shape_block,
 )
 
 # Elements, so that every block begins with a cache line.
@@ -35,6 +39,11 @@ _ALIGNMENT = 16
 
 class Step(Protocol):
     """A training step."""
+
+    side_by_side: bool
+    """Whether candidates are computed on one thread each. What else the caller computes between
+    steps should then be `single_threaded` too: OpenMP's threads wait for more work by spinning, and
+    would take the cores from the candidates."""
 
     def __call__(
         self, tokens: Tensor, labels: Tensor, weights: Tensor, learning_rates: Sequence[float]
@@ -60,6 +69,8 @@ class AutogradStep:
         module: the bank, or what wraps it for several workers.
         optimiser: of the same bank.
     """
+
+    side_by_side = False
 
     def __init__(self, module: nn.Module, optimiser: BankOptimiser) -> None:
         self._module = module
@@ -101,45 +112,68 @@ class FusedStep:
         self._bank = bank
         self._precision = precision
         self._heads = [bank.head(candidate) for candidate in range(len(bank))]
-        self._updates = [
-            _Updates(optimiser, candidate, head, precision)
-            for candidate, head in enumerate(self._heads)
-        ]
-        workers = min(torch.get_num_threads(), len(bank))
-        self._workers = single_threaded_workers(workers) if workers > 1 else None
-        self._workspaces: queue.SimpleQueue[Workspace] = queue.SimpleQueue()
-        for _ in range(workers):
-            self._workspaces.put(Workspace())
+        self._weights = [Weights.of(head, bank.num_heads) for head in self._heads]
+        self._loss = CrossEntropy(bank.classifier, bank.logit_scale)
+        threads = min(torch.get_num_threads(), len(bank))
+        self.side_by_side = threads > 1
+        self._lanes = [_Lane(bank, optimiser, precision) for _ in range(threads)]
+        # The caller's thread is the first of them.
+        self._others = single_threaded_workers(threads - 1) if self.side_by_side else None
 
     def __call__(
         self, tokens: Tensor, labels: Tensor, weights: Tensor, learning_rates: Sequence[float]
     ) -> Tensor:
         """See `Step`."""
-        step = functools.partial(self._step, tokens.to(self._precision), labels)
-        each = (range(len(self._heads)), weights, learning_rates)
-        return torch.stack(
-            list(self._workers.map(step, *each) if self._workers else map(step, *each))
-        )
+        tokens = tokens.to(self._precision)
+        targets = Targets.of(labels, weights)
+        losses: dict[int, Tensor] = {}
+        # Shared: each thread takes the next candidate that nobody has.
+        waiting = iter(range(len(self._heads)))
+
+        def work(lane: _Lane) -> None:
+            for candidate in waiting:
+                losses[candidate] = self._step(
+                    lane, candidate, tokens, targets[candidate], learning_rates[candidate]
+                )
+
+        if self._others is None:
+            work(self._lanes[0])
+        else:
+            started = [self._others.submit(work, lane) for lane in self._lanes[1:]]
+            with single_threaded():
+                work(self._lanes[0])
+            for other in started:
+                other.result()
+        return torch.stack([losses[candidate] for candidate in range(len(losses))])
 
     @torch.no_grad()
     def _step(
-        self, tokens: Tensor, labels: Tensor, candidate: int, weights: Tensor, lr: float
+        self, lane: _Lane, candidate: int, tokens: Tensor, targets: Targets, lr: float
     ) -> Tensor:
         """Update one candidate and return its loss."""
-        bank, updates = self._bank, self._updates[candidate]
-        workspace = self._workspaces.get()
-        head = {name: tensor.to(self._precision) for name, tensor in self._heads[candidate].items()}
-        pooled, kept = pool_head(tokens, head, bank.num_heads, workspace)
-        loss, gradient = loss_and_gradient(
-            pooled.float(), labels, weights, bank.classifier, bank.logit_scale
-        )
-        updates.begin(lr, workspace)
-        differentiate_head(
-            gradient.to(self._precision), kept, head, bank.num_heads, updates, workspace
-        )
-        updates.finish()
-        self._workspaces.put(workspace)
+        weights, half = self._weights[candidate], self._precision != torch.float32
+        if half:
+            head = self._heads[candidate]
+            rounded = {name: tensor.to(self._precision) for name, tensor in head.items()}
+            weights = Weights.of(rounded, self._bank.num_heads)
+        room = lane.room(tokens)
+        pooled = pool_head(tokens, weights, room)
+        loss, gradient = self._loss(pooled.float() if half else pooled, targets)
+        lane.begin(candidate, lr)
+        differentiate_head(gradient.to(self._precision) if half else gradient, weights, room, lane)
+        lane.finish()
         return loss
+
+
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """Let torch compute with one thread in the calling thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def single_threaded_workers(count: int) -> ThreadPoolExecutor:
@@ -163,90 +197,159 @@ def single_threaded_workers(count: int) -> ThreadPoolExecutor:
     return workers
 
 
-def loss_and_gradient(
-    pooled: Tensor, labels: Tensor, weights: Tensor, classifier: Tensor, logit_scale: float
-) -> tuple[Tensor, Tensor]:
-    """Return one head's loss and its gradient with respect to the pooled features.
+@dataclass(frozen=True)
+class Targets:
+    """What one head should say of a batch.
 
-    With o a sample's features, W the classifier, s the logit scale and w the sample's weight,
+    Attributes:
+        labels: `[N, 1]` int64 class indices.
+        weights: `[N, 1]`; what each sample counts.
+        left_out: `[N, 1]`, where the weight is 0; None if it is so nowhere.
+        minus_one: `[N, 1]`, -1 everywhere.
+    """
 
-        z = s W o / |o|      g = s W^T (softmax(z) - onehot) w / |o|      do = g - o (o . g) / |o|^2
+    labels: Tensor
+    weights: Tensor
+    left_out: Tensor | None
+    minus_one: Tensor
+
+    @classmethod
+    def of(cls, labels: Tensor, weights: Tensor) -> list[Targets]:
+        """Return the targets of K heads, of labels `[N]` and weights `[K, N]`."""
+        column, minus_one = labels.unsqueeze(1), weights.new_full((len(labels), 1), -1.0)
+        weights = weights.unsqueeze(2)
+        left_out = weights == 0
+        masks = left_out.unbind() if left_out.any() else [None] * len(weights)
+        return [
+            cls(column, each, mask, minus_one)
+            for each, mask in zip(weights.unbind(), masks, strict=True)
+        ]
+
+
+class CrossEntropy:
+    """A head's loss and its gradient with respect to the pooled features.
+
+    With o a sample's features, u = o / |o|, W the classifier, s the logit scale and w the sample's
+    weight,
+
+        z = s W u        g = s W^T (softmax(z) - onehot) w        do = (g - u (u . g)) / |o|
 
     Args:
-        pooled: `[N, D]`, as the pooling returns them.
-        labels: `[N]` int64 class indices.
-        weights: `[N]`; what each sample counts. One with 0 has no part in the loss.
         classifier: `[classes, D]`, normalised rows.
         logit_scale: the model's, already exponentiated.
-
-    Returns:
-        The loss, a scalar in nats (see `Bank.forward`), and `[N, D]`.
     """
-    norm = torch.linalg.vector_norm(pooled, dim=1, keepdim=True).clamp_min_(1e-12)
-    factor = logit_scale / norm
-    log_odds = torch.log_softmax((pooled @ classifier.t()).mul_(factor), dim=1)
-    target = labels.unsqueeze(1)
-    losses = log_odds.gather(1, target).squeeze(1)
-    # As in the bank: a left-out sample must not pass on a NaN, which a product with zero would.
-    losses.masked_fill_(weights == 0, 0.0)
-    loss = -torch.dot(losses, weights)
 
-    odds = log_odds.exp_()
-    odds.scatter_add_(1, target, odds.new_full(target.shape, -1.0))
-    odds.mul_(weights.unsqueeze(1))
-    gradient = (odds @ classifier).mul_(factor)
-    along = (pooled * gradient).sum(dim=1, keepdim=True).div_(norm.square_())
-    return loss, gradient.addcmul_(pooled, along, value=-1.0)
+    def __init__(self, classifier: Tensor, logit_scale: float) -> None:
+        self._scaled = classifier * logit_scale
+        self._scaled_t = self._scaled.t()
+
+    def __call__(self, pooled: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return the loss, a scalar in nats (see `Bank.forward`), and its gradient `[N, D]`.
+
+        Args:
+            pooled: `[N, D]`, as the pooling returns them.
+            targets: one with a weight of 0 has no part in the loss.
+        """
+        norm = torch.linalg.vector_norm(pooled, dim=1, keepdim=True).clamp_min_(1e-12)
+        unit = pooled / norm
+        log_odds = torch.log_softmax(unit @ self._scaled_t, dim=1)
+        losses = log_odds.gather(1, targets.labels)
+        if targets.left_out is not None:
+            # As in the bank: such a sample must not pass on a NaN, which a product with zero would.
+            losses.masked_fill_(targets.left_out, 0.0)
+        loss = losses.mul_(targets.weights).sum().neg_()
+
+        odds = log_odds.exp_().scatter_add_(1, targets.labels, targets.minus_one)
+        gradient = odds.mul_(targets.weights) @ self._scaled
+        along = (unit * gradient).sum(dim=1, keepdim=True)
+        return loss, gradient.addcmul_(unit, along, value=-1.0).div_(norm)
 
 
-class _Updates:
-    """The gradients of one candidate, turned into updates as soon as a few blocks are written."""
+@dataclass(frozen=True)
+class _Block:
+    """Rows of a parameter, and the memory for their gradient.
 
-    def __init__(
-        self,
-        optimiser: BankOptimiser,
-        candidate: int,
-        head: Mapping[str, Tensor],
-        precision: torch.dtype,
-    ) -> None:
-        self.wanted = optimiser.names
-        self._like = torch.empty(0, dtype=precision)
+    Attributes:
+        rows: of the parameter.
+        memory: for their gradient.
+        units: the rows, as the backward pass counts them.
+        shaped: the memory, as the backward pass writes to it.
+        again: whether it has been given out since the last update.
+    """
+
+    rows: slice
+    memory: Tensor
+    units: slice
+    shaped: Tensor
+    again: bool
+
+
+class _Lane:
+    """What one thread keeps from step to step: the memory of its passes and of its gradients.
+
+    Candidates have the same shapes, so what a block of gradients is and where it lies is found
+    once. A few blocks are gathered before they are turned into updates.
+    """
+
+    def __init__(self, bank: Bank, optimiser: BankOptimiser, precision: torch.dtype) -> None:
+        self.layers = layers_of(optimiser.names)
         self._optimiser = optimiser
-        self._candidate = candidate
-        self._head = head
+        self._num_heads = bank.num_heads
+        self._wanted = {n: t for n, t in bank.head(0).items() if n in optimiser.names}
+        self._precision = precision
         self._workspace = Workspace()
-        self._lr = 0.0
-        self._written: list[tuple[str, slice, Tensor]] = []
+        self._rooms: dict[int, Room] = {}
+        self._layout: dict[str, list[_Block]] = {}
         self._used = 0
+        self._candidate, self._lr = 0, 0.0
+        self._written: list[tuple[str, slice, Tensor]] = []
 
-    def begin(self, lr: float, workspace: Workspace) -> None:
-        self._lr, self._workspace = lr, workspace
+    def room(self, tokens: Tensor) -> Room:
+        """Return the memory of a pass over these tokens."""
+        room = self._rooms.get(len(tokens))
+        if room is None:
+            room = self._rooms[len(tokens)] = Room(tokens, self._num_heads, self._workspace)
+        return room
 
-    def blocks(self, name: str, unit: int = 1) -> Iterator[tuple[slice, Tensor]]:
-        if name not in self.wanted:
+    def begin(self, candidate: int, lr: float) -> None:
+        """Take up a candidate."""
+        self._candidate, self._lr = candidate, lr
+
+    def blocks(self, name: str, unit: int = 0) -> Iterator[tuple[slice, Tensor]]:
+        """See `safe_ray.heads.single.Gradients`."""
+        if name not in self._wanted:
             return
-        parameter = self._head[name]
-        for rows in row_blocks(parameter, unit):
-            room = self._room(parameter, rows.stop - rows.start)
-            yield rows, room
-            self._written.append((name, rows, room))
+        if name not in self._layout:
+            self._layout[name] = list(self._lay_out(self._wanted[name], unit))
+        for block in self._layout[name]:
+            if block.again:
+                self._flush()
+            yield block.units, block.shaped
+            self._written.append((name, block.rows, block.memory))
 
     def finish(self) -> None:
+        """End the candidate's step."""
         self._flush()
         self._optimiser.finish(self._candidate)
 
-    def _room(self, parameter: Tensor, rows: int) -> Tensor:
-        shape = (rows, *parameter.shape[1:])
-        size = math.prod(shape)
-        capacity = max(size, BLOCK_BYTES // parameter.element_size())
-        if self._used + size > capacity:
-            self._flush()
-        room = self._workspace.take("gradients", shape, self._like, self._used, capacity)
-        self._used += -(-size // _ALIGNMENT) * _ALIGNMENT
-        return room
+    def _lay_out(self, parameter: Tensor, unit: int) -> Iterator[_Block]:
+        like = torch.empty(0, dtype=self._precision, device=parameter.device)
+        for rows in row_blocks(parameter, unit):
+            shape = (rows.stop - rows.start, *parameter.shape[1:])
+            size = math.prod(shape)
+            capacity = max(size, BLOCK_BYTES // parameter.element_size())
+            again = self._used + size > capacity
+            if again:
+                self._used = 0
+            memory = self._workspace.take("gradients", shape, like, self._used, capacity)
+            self._used += -(-size // _ALIGNMENT) * _ALIGNMENT
+            units = slice(rows.start // unit, rows.stop // unit) if unit else rows
+            yield _Block(rows, memory, units, shape_block(memory, unit), again)
 
     def _flush(self) -> None:
         if self._written:
-            written = [(name, rows, room.float()) for name, rows, room in self._written]
+            written = self._written
+            if self._precision != torch.float32:
+                written = [(name, rows, memory.float()) for name, rows, memory in written]
             self._optimiser.update_rows(self._candidate, written, self._lr)
-        self._written, self._used = [], 0
+        self._written = []

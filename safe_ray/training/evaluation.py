@@ -9,7 +9,7 @@ from torch import Tensor
 
 from safe_ray.heads.bank import POOLING_PARAMETERS, HeadState, with_mean_token
 from safe_ray.heads.blending import AlphaRowSums, sum_alpha_row
-from safe_ray.heads.single import Workspace, pool_head
+from safe_ray.heads.single import Room, Weights, Workspace, pool_head
 
 # More maps at once than this leave a CPU's caches; fewer read the weights too often.
 _MAPS_AT_ONCE = 64
@@ -36,15 +36,17 @@ def pool_with_heads(
     pooled = []
     for first in range(0, len(heads), _HEADS_AT_ONCE):
         group = [
-            {name: head[name].to(device, torch.float32) for name in POOLING_PARAMETERS}
+            Weights.of(
+                {name: head[name].to(device, torch.float32) for name in POOLING_PARAMETERS},
+                num_heads,
+            )
             for head in heads[first : first + _HEADS_AT_ONCE]
         ]
         parts = []
         for part in maps.split(_MAPS_AT_ONCE):
             tokens = with_mean_token(part.to(device))
-            parts.append(
-                torch.stack([pool_head(tokens, head, num_heads, workspace)[0] for head in group])
-            )
+            room = Room(tokens, num_heads, workspace)
+            parts.append(torch.stack([pool_head(tokens, weights, room) for weights in group]))
         pooled.append(torch.cat(parts, dim=1))
     return torch.cat(pooled)
 

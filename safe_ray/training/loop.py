@@ -8,6 +8,7 @@ not depend on the number of workers.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from safe_ray.files import sha256_hex
 from safe_ray.heads.bank import Bank, HeadState, with_mean_token
 from safe_ray.heads.optimiser import BankOptimiser, Moments, Schedule
-from safe_ray.heads.step import AutogradStep, FusedStep, Step, compile_module
+from safe_ray.heads.step import AutogradStep, FusedStep, Step, compile_module, single_threaded
 from safe_ray.training.maps import MapSource
 
 
@@ -201,18 +202,19 @@ def train_bank(
         mine = [batch[local[batch] >= 0] for batch in batches]
         maps = shard.maps.epoch([(local[batch], view[batch]) for batch in mine])
         epoch_loss = torch.zeros(len(active), dtype=torch.float64, device=device)
-        for step, (batch, own, batch_maps) in enumerate(zip(batches, mine, maps, strict=True)):
-            counted = include[active][:, batch]
-            scale = parallel.world_size / counted.sum(dim=1, keepdim=True).clamp_min(1.0)
-            loss = running.step(
-                with_mean_token(batch_maps),
-                shard.labels[local[own].to(device)],
-                (include[active][:, own] * scale).to(device),
-                [schedules[i].at(epoch * steps + step) for i in active],
-            )
-            # DDP averages over the workers, so the loss carries the world size; take it out again.
-            share = counted.sum(dim=1) / parallel.world_size
-            epoch_loss += loss.double() * share.to(device)
+        with single_threaded() if running.step.side_by_side else contextlib.nullcontext():
+            for step, (batch, own, batch_maps) in enumerate(zip(batches, mine, maps, strict=True)):
+                counted = include[active][:, batch]
+                scale = parallel.world_size / counted.sum(dim=1, keepdim=True).clamp_min(1.0)
+                loss = running.step(
+                    with_mean_token(batch_maps),
+                    shard.labels[local[own].to(device)],
+                    (include[active][:, own] * scale).to(device),
+                    [schedules[i].at(epoch * steps + step) for i in active],
+                )
+                # DDP averages over the workers, so the loss carries the world size: out with it.
+                share = counted.sum(dim=1) / parallel.world_size
+                epoch_loss += loss.double() * share.to(device)
 
         seen = include[active].sum(dim=1).clamp_min(1.0).to(device)
         due = time.monotonic() - last_checkpoint >= checkpoint_seconds and parallel.is_first

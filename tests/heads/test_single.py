@@ -24,9 +24,11 @@ from safe_ray.heads.optimiser import BankOptimiser
 from safe_ray.heads.single import pool_heads
 from safe_ray.heads.step import (
     AutogradStep,
+    CrossEntropy,
     FusedStep,
+    Targets,
     compile_module,
-    loss_and_gradient,
+    single_threaded,
     single_threaded_workers,
 )
 from tests.heads.test_bank import DIM, GRID, HEADS, classifier, layer, one_batch, state_of
@@ -70,6 +72,16 @@ def test_pooling_and_gradients_are_the_plain_ones_whatever_is_trained(
         assert torch.allclose(fast[name].grad, plain[name].grad, rtol=1e-9, atol=1e-11), name
 
 
+def test_a_graph_is_gone_through_once() -> None:
+    """The memory of the forward pass is written over, so that a second pass would be wrong."""
+    state = leaves(stacked(1), select_parameters("all"))
+    tokens = torch.randn(2, GRID * GRID + 1, 128, dtype=torch.float64)
+    loss = pool_heads(tokens, state, HEADS).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="serves one backward pass"):
+        loss.backward()
+
+
 def test_the_written_out_loss_gradient_is_autograds() -> None:
     state = state_of(layer(0))
     bank = Bank([state], HEADS, select_parameters("all"), classifier(), 20.0).double()
@@ -79,7 +91,8 @@ def test_the_written_out_loss_gradient_is_autograds() -> None:
     weights[3:6] = 0
     expected = bank.losses(pooled.unsqueeze(0), labels, weights.unsqueeze(0))[0]
     expected.backward()
-    loss, gradient = loss_and_gradient(pooled.detach(), labels, weights, bank.classifier, 20.0)
+    [targets] = Targets.of(labels, weights.unsqueeze(0))
+    loss, gradient = CrossEntropy(bank.classifier, 20.0)(pooled.detach(), targets)
     assert torch.allclose(loss, expected, rtol=1e-12)
     assert torch.allclose(gradient, pooled.grad, rtol=1e-9, atol=1e-14)
 
@@ -87,10 +100,9 @@ def test_the_written_out_loss_gradient_is_autograds() -> None:
 def test_the_loss_has_no_part_of_a_left_out_sample_that_is_nan() -> None:
     pooled = torch.randn(4, DIM)
     pooled[1] = float("nan")
-    weights = torch.tensor([0.5, 0.0, 0.3, 0.2])
-    loss, gradient = loss_and_gradient(
-        pooled, torch.zeros(4, dtype=torch.int64), weights, classifier(), 20.0
-    )
+    weights = torch.tensor([[0.5, 0.0, 0.3, 0.2]])
+    [targets] = Targets.of(torch.zeros(4, dtype=torch.int64), weights)
+    loss, gradient = CrossEntropy(classifier(), 20.0)(pooled, targets)
     assert loss.isfinite()
     assert gradient[[0, 2, 3]].isfinite().all()
 
@@ -179,6 +191,31 @@ def test_fused_steps_leave_the_neighbours_of_a_diverged_head_untouched() -> None
         heads.append([bank.head(index) for index in (0, 2)])
     for sound, neighbour in zip(*heads, strict=True):
         assert all(torch.equal(neighbour[name], sound[name]) for name in POOLING_PARAMETERS)
+
+
+def test_the_losses_of_many_candidates_come_in_their_order() -> None:
+    """With more candidates than threads, each thread takes the next one that nobody has."""
+    maps, labels = one_batch()
+    states = [state_of(layer(seed)) for seed in range(7)]
+    weights = torch.full((7, 16), 1 / 16)
+    bank = Bank(states, HEADS, select_parameters("all"), classifier(), 20.0)
+    expected = bank(with_mean_token(maps), labels, weights)
+    found = FusedStep(bank, BankOptimiser(bank, [0.0] * 7))(
+        with_mean_token(maps), labels, weights, [1e-3] * 7
+    )
+    assert torch.allclose(found, expected, rtol=1e-4)
+
+
+def test_one_thread_is_asked_for_only_within_the_block() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyError), single_threaded():
+            assert torch.get_num_threads() == 1
+            raise KeyError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_workers_compute_with_one_thread_and_leave_everyone_elses_count_alone() -> None:
