@@ -3,20 +3,31 @@
 The outcomes on disk are the truth and the journal follows them: a driver that was killed while it
 wrote leaves at most a torn last line and a stale lock, which the next driver removes before it
 adds what is missing.
+
+Optuna's own storage would keep every trial of every study in memory, and wait for the disk after
+each. So a bank's entries are made in a storage of their own, which is forgotten, and go to the file
+at once.
 """
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial
 
 from safe_ray.search.space import SearchSpace, trials_of_bank
 from safe_ray.training.job import BankOutcome
 
 FILE_NAME = "optuna-journal.log"
+
+_Entry = dict[str, Any]
 
 
 class Journal:
@@ -27,45 +38,77 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
-        path = folder / FILE_NAME
+        self._path = folder / FILE_NAME
         folder.mkdir(parents=True, exist_ok=True)
-        _repair(path)
-        backend = JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path)))
-        self._storage = JournalStorage(backend)
-        self._studies: dict[str, optuna.Study] = {}
-        self._written: dict[str, set[tuple[int, int, str]]] = {}
+        _repair(self._path)
+        lock = JournalFileOpenLock(str(self._path))
+        self._file = JournalFileBackend(str(self._path), lock_obj=lock)
+        self._read_bytes = 0
+        # Optuna numbers studies in the order in which the file creates them.
+        self._created = 0
+        self._studies: dict[str, int] = {}
+        self._trials: Counter[tuple[int, int]] = Counter()
 
     def record(self, space: SearchSpace, outcome: BankOutcome, row_points: int) -> None:
         """Add the trials of a finished bank to its task's study; those already there stay."""
-        study = self._study(outcome.task_id)
-        written = self._written[outcome.task_id]
-        for trial in trials_of_bank(space, outcome, row_points):
-            attributes = trial.user_attrs
-            point = f"{attributes['point']} {trial.params.get('alpha')}"
-            key = (attributes["bank"], attributes["slot"], point)
-            if key not in written:
-                study.add_trial(trial)
-                written.add(key)
+        self._catch_up()
+        study = self._studies.get(outcome.task_id)
+        there = 0 if study is None else self._trials[study, outcome.bank]
+        trials = trials_of_bank(space, outcome, row_points)[there:]
+        creation, *additions = _entries(outcome.task_id, trials)
+        number = self._created if study is None else study
+        entries = [{**entry, "study_id": number} for entry in additions]
+        if study is None:
+            entries.insert(0, creation)
+        if entries:
+            self._file.append_logs(entries)
 
-    def _study(self, task_id: str) -> optuna.Study:
-        if task_id not in self._studies:
-            study = optuna.create_study(
-                study_name=task_id,
-                storage=self._storage,
-                direction="maximize",
-                load_if_exists=True,
-            )
-            self._studies[task_id] = study
-            self._written[task_id] = {
-                (
-                    trial.user_attrs["bank"],
-                    trial.user_attrs["slot"],
-                    f"{trial.user_attrs['point']} {trial.params.get('alpha')}",
-                )
-                for trial in study.get_trials(deepcopy=False)
-                if "point" in trial.user_attrs
-            }
-        return self._studies[task_id]
+    def _catch_up(self) -> None:
+        """Take note of what the file has besides what was read of it before.
+
+        A dashboard may have written to it too: notes, or that a study is deleted.
+        """
+        with self._path.open("rb") as file:
+            file.seek(self._read_bytes)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._read_bytes += len(line)
+                self._note(json.loads(line))
+
+    def _note(self, entry: _Entry) -> None:
+        if "study_name" in entry:
+            if entry["study_name"] not in self._studies:
+                self._studies[entry["study_name"]] = self._created
+                self._created += 1
+        elif "bank" in entry.get("user_attrs", {}):
+            self._trials[entry["study_id"], entry["user_attrs"]["bank"]] += 1
+        elif entry.keys() <= {"op_code", "worker_id", "study_id"}:
+            deleted = entry["study_id"]
+            self._studies = {name: n for name, n in self._studies.items() if n != deleted}
+
+
+class _Memory(BaseJournalBackend):
+    """Entries in a list."""
+
+    def __init__(self) -> None:
+        self.entries: list[_Entry] = []
+
+    def read_logs(self, log_number_from: int) -> Iterator[_Entry]:
+        yield from self.entries[log_number_from:]
+
+    def append_logs(self, logs: list[_Entry]) -> None:
+        self.entries += logs
+
+
+def _entries(study_name: str, trials: Sequence[FrozenTrial]) -> list[_Entry]:
+    """Return what creates a study and adds trials to it; the first entry is its creation."""
+    memory = _Memory()
+    study = optuna.create_study(
+        study_name=study_name, storage=JournalStorage(memory), direction="maximize"
+    )
+    study.add_trials(trials)
+    return json.loads(json.dumps(memory.entries))
 
 
 def _repair(path: Path) -> None:

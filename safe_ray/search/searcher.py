@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 from safe_ray.files import write_atomically
 from safe_ray.search.space import SearchSpace, suggest_bank, task_seed
-from safe_ray.search.transfer import Loan, borrow, lenders
+from safe_ray.search.transfer import Loan, best_quarter, borrow, lenders
 from safe_ray.specs import HyperParameters, Task
 from safe_ray.training.job import BankJob, BankOutcome
 
@@ -57,24 +57,43 @@ class SearchOptions:
 
 @dataclass
 class _TaskProgress:
-    """The banks of one task: handed out, finished, and given up."""
+    """The banks of one task: handed out, finished, and given up.
+
+    Their candidates and outcomes stay on disk, so that a sweep's tasks cost the driver next to no
+    memory. What an ended task lends is kept, for every later task asks for it.
+    """
 
     task: Task
     handed_out: int = 0
-    jobs: dict[int, BankJob] = field(default_factory=dict)
-    outcomes: dict[int, BankOutcome] = field(default_factory=dict)
+    finished: set[int] = field(default_factory=set)
     given_up: dict[int, str] = field(default_factory=dict)
+    offers: list[HyperParameters] | None = None
 
     @property
     def task_id(self) -> str:
         return self.task.id
 
     def settled(self, bank: int) -> bool:
-        return bank in self.outcomes or bank in self.given_up
+        return bank in self.finished or bank in self.given_up
 
-    @property
-    def finished(self) -> list[BankOutcome]:
-        return [self.outcomes[bank] for bank in sorted(self.outcomes)]
+
+class _Outcomes(Mapping[str, list[BankOutcome]]):
+    """The finished banks of each task, read when they are asked for."""
+
+    def __init__(self, tasks: Sequence[str], read: Callable[[str], list[BankOutcome]]) -> None:
+        self._tasks = dict.fromkeys(tasks)
+        self._read = read
+
+    def __getitem__(self, task_id: str) -> list[BankOutcome]:
+        if task_id not in self._tasks:
+            raise KeyError(task_id)
+        return self._read(task_id)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
 
 
 class BankSearcher(Searcher):
@@ -121,8 +140,8 @@ class BankSearcher(Searcher):
 
     @property
     def outcomes(self) -> Mapping[str, list[BankOutcome]]:
-        """The finished banks of each task, in order."""
-        return {task_id: progress.finished for task_id, progress in self._tasks.items()}
+        """The finished banks of each task, in order; a task's are read when it is looked up."""
+        return _Outcomes(list(self._tasks), self._finished)
 
     @property
     def given_up(self) -> Mapping[str, Mapping[int, str]]:
@@ -167,7 +186,7 @@ class BankSearcher(Searcher):
             progress.given_up[job.bank] = "its trial ended without a result"
             self._skip_settled(progress)
             return
-        progress.outcomes[job.bank] = outcome
+        progress.finished.add(job.bank)
         self._skip_settled(progress)
         self._on_bank(job, outcome)
         self._tell_share()
@@ -191,8 +210,7 @@ class BankSearcher(Searcher):
             outcome = BankOutcome.load(self._job(progress.task_id, bank).folder)
             job = self._read_job(progress.task_id, bank)
             if outcome is not None and job is not None:
-                progress.outcomes[bank] = outcome
-                progress.jobs[bank] = job
+                progress.finished.add(bank)
                 self._on_bank(job, outcome)
         self._skip_settled(progress)
 
@@ -229,10 +247,11 @@ class BankSearcher(Searcher):
         if job is None:
             loans = self._loans(progress) if bank == 0 else []
             candidates = [loan.candidate for loan in loans]
+            pending = [self._read_job(progress.task_id, earlier) for earlier in range(seen, bank)]
             candidates += suggest_bank(
                 self._space,
-                [progress.outcomes[b] for b in range(seen) if b in progress.outcomes],
-                [progress.jobs[b].candidates for b in range(seen, bank)],
+                self._finished(progress.task_id, before=seen),
+                [earlier.candidates for earlier in pending if earlier is not None],
                 options.size(bank) - len(loans),
                 task_seed(options.seed, progress.task_id),
                 options.row_points,
@@ -242,16 +261,31 @@ class BankSearcher(Searcher):
                 sources = [loan.source for loan in loans]
                 write_atomically(job.folder / LOANS, json.dumps(sources))
             write_atomically(job.folder / JOB, json.dumps([asdict(c) for c in candidates]))
-        progress.jobs[bank] = job
         return job
+
+    def _finished(self, task_id: str, before: int | None = None) -> list[BankOutcome]:
+        """Read a task's finished banks, or of these the ones before a bank."""
+        found = (
+            BankOutcome.load(self._job(task_id, bank).folder)
+            for bank in sorted(self._tasks[task_id].finished)
+            if before is None or bank < before
+        )
+        return [outcome for outcome in found if outcome is not None]
 
     def _loans(self, progress: _TaskProgress) -> list[Loan]:
         if self._options.window is None:
             return []
         tasks = [other.task for other in self._order]
         sources = lenders(tasks, tasks.index(progress.task), self._options.window)
-        outcomes = {source: self._tasks[source.id].finished for source in sources}
-        return borrow(self._space, progress.task, outcomes, self._options.size(0))
+        offers = {source: self._offers(source.id) for source in sources}
+        return borrow(self._space, progress.task, offers, self._options.size(0))
+
+    def _offers(self, task_id: str) -> list[HyperParameters]:
+        """Return what an ended task lends."""
+        progress = self._tasks[task_id]
+        if progress.offers is None:
+            progress.offers = best_quarter(self._finished(task_id))
+        return progress.offers
 
     def _job(self, task_id: str, bank: int, candidates: Sequence[HyperParameters] = ()) -> BankJob:
         return BankJob(

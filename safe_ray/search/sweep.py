@@ -186,9 +186,11 @@ def _search(
     progress = reporter.phase("searching")
     began = time.monotonic()
     done = found = 0
+    failed: Counter[str] = Counter()
 
     def on_bank(job: BankJob, outcome: BankOutcome) -> None:
         nonlocal done
+        failed[outcome.task_id] += sum(candidate.failed for candidate in outcome.candidates)
         recorder.bank(job, outcome)
         journal.record(space, outcome, search.row_points)
         done += len(outcome.candidates)
@@ -232,14 +234,7 @@ def _search(
             f"{task_id}: {len(banks)} of its banks could not be trained; see the errors in "
             f"{folder / 'tune'}. The same command tries them again."
         )
-    failed = Counter(
-        task_id
-        for task_id, banks in searcher.outcomes.items()
-        for outcome in banks
-        for candidate in outcome.candidates
-        if candidate.failed
-    )
-    for task_id, count in failed.items():
+    for task_id, count in (+failed).items():
         reporter.say(f"{task_id}: {count} candidates diverged and were left out.")
     return searcher.outcomes
 

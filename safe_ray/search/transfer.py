@@ -68,12 +68,12 @@ def lenders(tasks: Sequence[Task], place: int, window: int) -> list[Task]:
 def borrow(
     space: SearchSpace,
     task: Task,
-    outcomes: Mapping[Task, Sequence[BankOutcome]],
+    offers: Mapping[Task, Sequence[HyperParameters]],
     size: int,
 ) -> list[Loan]:
     """Choose what the first bank of a task borrows.
 
-    Each lender offers its best quarter. The best of each lender come before the second best of
+    Each lender offers its `best_quarter`. The best of each lender come before the second best of
     any, and all that the same data set offers before anything of others. A head answers for all
     alphas at once, so candidates that differ in nothing else count as one, as do those whose
     other values are nearly the same.
@@ -81,21 +81,21 @@ def borrow(
     Args:
         space: what is searched; what is borrowed is moved into it.
         task: the borrowing one.
-        outcomes: finished banks of the lenders, the most alike first.
+        offers: what each lender lends, the best first; the most alike lender first.
         size: candidates of the bank.
 
     Returns:
         At most half of the bank: the other half stays quasi-random, so that lenders which mislead
         cost half of one bank.
     """
-    offers = [
+    ranked = [
         (other.dataset != task.dataset, rank, place, Loan(candidate, other.id))
-        for place, (other, banks) in enumerate(outcomes.items())
-        for rank, candidate in enumerate(_best_quarter(banks))
+        for place, (other, candidates) in enumerate(offers.items())
+        for rank, candidate in enumerate(candidates)
     ]
     chosen: list[Loan] = []
     taken: list[tuple[float, ...]] = []
-    for *_, loan in sorted(offers, key=lambda offer: offer[:3]):
+    for *_, loan in sorted(ranked, key=lambda offer: offer[:3]):
         if len(chosen) >= size // 2:
             break
         candidate = space.clip(loan.candidate)
@@ -106,7 +106,7 @@ def borrow(
     return chosen
 
 
-def _best_quarter(banks: Sequence[BankOutcome]) -> list[HyperParameters]:
+def best_quarter(banks: Sequence[BankOutcome]) -> list[HyperParameters]:
     """Return the best candidates of a task, each with the best alpha of its row, the best first.
 
     A head that is best left out of the blend says nothing for its candidate, which is left out.

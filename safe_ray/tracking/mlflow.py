@@ -75,9 +75,9 @@ def model_name(sweep: str, task_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"safe_ray-{sweep}-{task_id}").strip("-")
 
 
-@dataclass
+@dataclass(slots=True)
 class _Known:
-    """What is known of a run without asking again."""
+    """What is known of a run without asking again; of one that has ended, not its parameters."""
 
     run_id: str
     start_ms: int
@@ -230,7 +230,8 @@ class Tracker:
             if head is not None and self.heads == "all":
                 self._store_head(known, head)
             client.set_terminated(known.run_id, "FAILED" if failed else "FINISHED")
-            known.ended = True
+            # There are as many of them as candidates.
+            known.ended, known.params = True, frozenset()
         return known.run_id
 
     def finish_task(

@@ -53,3 +53,39 @@ def test_a_torn_last_line_and_a_stale_lock_are_mended(tmp_path: Path) -> None:
 
     trials = studies(tmp_path)["task"].trials
     assert len(trials) == len(trials_of_bank(SPACE, outcome, 3))
+
+
+def test_what_others_write_to_the_journal_is_kept_in_step_with(tmp_path: Path) -> None:
+    """A dashboard may add notes and delete studies while a sweep is running."""
+    journal = Journal(tmp_path)
+    candidates = suggest_bank(SPACE, [], [], 2, seed=0, row_points=3)
+    for task in ("a", "b", "c"):
+        journal.record(SPACE, outcome_of(candidates, task_id=task), row_points=3)
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / FILE_NAME)))
+    optuna.load_study(study_name="c", storage=storage).set_user_attr("note", "look here")
+    optuna.delete_study(study_name="b", storage=storage)
+    optuna.create_study(study_name="theirs", storage=storage)
+
+    for task in ("a", "b", "d"):
+        journal.record(SPACE, outcome_of(candidates, bank=1, task_id=task), row_points=3)
+
+    banks = {
+        name: {trial.user_attrs["bank"] for trial in study.trials}
+        for name, study in studies(tmp_path).items()
+    }
+    assert banks == {"a": {0, 1}, "b": {1}, "c": {0}, "d": {1}, "theirs": set()}
+    tasks = {trial.user_attrs["task"] for trial in studies(tmp_path)["d"].trials}
+    assert tasks == {"d"}
+
+
+def test_a_bank_of_which_a_part_was_written_is_completed(tmp_path: Path) -> None:
+    outcome = outcome_of(suggest_bank(SPACE, [], [], 3, seed=0, row_points=3))
+    journal = Journal(tmp_path)
+    journal.record(SPACE, outcome, row_points=3)
+    path = tmp_path / FILE_NAME
+    whole = [trial.params for trial in studies(tmp_path)["task"].trials]
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:5]))
+
+    Journal(tmp_path).record(SPACE, outcome, row_points=3)
+
+    assert [trial.params for trial in studies(tmp_path)["task"].trials] == whole

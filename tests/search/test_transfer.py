@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safe_ray.search.space import Range
-from safe_ray.search.transfer import borrow, lenders, tasks_at_once
+from safe_ray.search.space import Range, SearchSpace
+from safe_ray.search.transfer import Loan, best_quarter, borrow, lenders, tasks_at_once
 from safe_ray.specs import AlphaRow, HyperParameters, Task
 from safe_ray.training.job import BankOutcome
 from tests.search.outcomes import SPACE, outcome_of
@@ -28,8 +29,14 @@ def bank(*rates: float, task: Task = PETS, number: int = 0) -> BankOutcome:
     return outcome_of([HyperParameters(lr, 0.01, 20, 0.5) for lr in rates], number, task.id)
 
 
+def lend(
+    banks: Mapping[Task, Sequence[BankOutcome]], task: Task, size: int, space: SearchSpace = SPACE
+) -> list[Loan]:
+    return borrow(space, task, {other: best_quarter(b) for other, b in banks.items()}, size)
+
+
 def rates(*banks: BankOutcome, size: int = 8) -> list[float]:
-    loans = borrow(SPACE, Task("pets", 1, 1), {PETS: banks}, size)
+    loans = lend({PETS: banks}, Task("pets", 1, 1), size)
     return [loan.candidate.lr for loan in loans]
 
 
@@ -62,7 +69,7 @@ def test_the_window_fills_the_cluster() -> None:
 
 def test_the_best_quarter_is_offered_with_the_best_alpha_of_each_row() -> None:
     outcomes = bank(1e-5, 3e-5, 3e-3, 1e-4), bank(1e-3, 1e-2, 2e-5, 5e-5, number=1)
-    loans = borrow(SPACE, Task("pets", 1, 1), {PETS: outcomes}, 16)
+    loans = lend({PETS: outcomes}, Task("pets", 1, 1), 16)
     assert [(loan.candidate.lr, loan.candidate.alpha) for loan in loans] == [(1e-3, 1), (3e-3, 0.6)]
     assert {loan.source for loan in loans} == {PETS.id}
 
@@ -83,10 +90,10 @@ def test_candidates_that_are_nearly_the_same_count_as_one() -> None:
         + [HyperParameters(3e-3, 0.01, 20, 0.5)]
         + [HyperParameters(1e-5, 0.01, 20, 0.5)] * 7
     )
-    loans = borrow(SPACE, Task("pets", 1, 1), {PETS: [near]}, 12)
+    loans = lend({PETS: [near]}, Task("pets", 1, 1), 12)
     assert [loan.candidate.lr for loan in loans] == [1e-3]
     twice = {PETS: [near], Task("pets", 4, 1): [bank(3e-3)]}
-    loans = borrow(SPACE, Task("pets", 1, 1), twice, 12)
+    loans = lend(twice, Task("pets", 1, 1), 12)
     assert [loan.candidate.lr for loan in loans] == [1e-3, 3e-3]
 
 
@@ -97,7 +104,7 @@ def test_each_lenders_best_comes_before_anybodys_second_best() -> None:
         Task("pets", 2, 1): [bank(1e-3, 3e-3, *poor)],
         Task("pets", 4, 1): [bank(1e-4, 2e-5, *poor)],
     }
-    loans = borrow(SPACE, Task("pets", 1, 1), outcomes, 32)
+    loans = lend(outcomes, Task("pets", 1, 1), 32)
     assert [loan.candidate.lr for loan in loans] == [1e-3, 1e-4, 3e-3, 2e-5, 1e-2]
 
 
@@ -111,7 +118,7 @@ def test_failed_heads_and_heads_that_are_best_left_out_are_not_offered() -> None
 
 def test_what_is_borrowed_is_moved_into_the_space() -> None:
     narrow = replace(SPACE, lr=Range(1e-5, 1e-4, log=True), epochs=7, alpha=Range(0.0, 0.5))
-    (loan,) = borrow(narrow, Task("pets", 1, 1), {PETS: [bank(1e-3)]}, 2)
+    (loan,) = lend({PETS: [bank(1e-3)]}, Task("pets", 1, 1), 2, narrow)
     assert (loan.candidate.lr, loan.candidate.epochs, loan.candidate.alpha) == (1e-4, 7, 0.5)
 
 
@@ -128,7 +135,7 @@ def test_what_is_borrowed_lies_in_the_space_and_far_apart(seed: int, size: int) 
         task: [outcome_of([anything(chance) for _ in range(8)], task_id=task.id)]
         for task in lenders(TASKS, place, window=1)
     }
-    loans = borrow(SPACE, TASKS[place], outcomes, size)
+    loans = lend(outcomes, TASKS[place], size)
     assert 1 <= len(loans) <= size // 2
     for loan in loans:
         assert 1e-5 <= loan.candidate.lr <= 1e-2
