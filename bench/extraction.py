@@ -188,9 +188,9 @@ def main() -> None:
     encoded = manifest.split("train").column("image").to_pylist()
     connect(None, CORES)
     drawings = Images(
-        encoded[: 8 if quick else 64], 4 if quick else 33, *((4, 4) if quick else (32, 64))
+        encoded[: 8 if quick else None], 4 if quick else 33, *((4, 4) if quick else (32, 128))
     )
-    photos = Images(photographs(2 if quick else 8), 15, 8, 8)
+    photos = Images(photographs(2 if quick else 8), 16, 8, 8)
     best = {"pictogram": layouts("pictogram", embedded, 1 if quick else 3, 4 if quick else 32)}
     if not quick:
         best["rn50"] = layouts("rn50", rn50, 3, 8)

@@ -23,6 +23,7 @@ import pyarrow as pa
 from safe_ray.errors import InputError
 from safe_ray.features import plan
 from safe_ray.features.inventory import Inventory, no_progress, sample_digest
+from safe_ray.features.memory import keep_freed_memory
 from safe_ray.features.store import (
     FeatureStore,
     StoreKey,
@@ -444,6 +445,7 @@ class PartExtractor:
         self._threads = threads
         self._device = device
         self._problem: InputError | None = None
+        keep_freed_memory()
         # Raised by the first call: an exception here would only say that the actor died.
         try:
             self._backbone = _load_trunk(BackboneSpec(**spec), trunk_digest, device, threads)
