@@ -39,6 +39,7 @@ from safe_ray.training.maps import ResidentMaps
 FIGURE = Path(__file__).parents[1] / "docs" / "growth.png"
 _TOKENS, _WIDTH, _HEADS, _OUTPUT, _VIEWS = 16, 512, 8, 192, 9
 _ALPHAS = alpha_grid(101)
+SPACE = SearchSpace(Range(1e-5, 1e-2, True), Range(1e-4, 1e-1, True), 30, Range(0.0, 1.0), _ALPHAS)
 # A slope over a few points says little once a fixed cost is a large part of the smallest.
 _SMALLEST = 1e-9
 
@@ -97,25 +98,21 @@ def drive(size: Size, candidates: int, bank: int) -> None:
     """Do what the driver of a sweep of so many tasks does, without the training."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     generator = np.random.default_rng(0)
-    space = SearchSpace(
-        Range(1e-5, 1e-2, True), Range(1e-4, 1e-1, True), 30, Range(0.0, 1.0), _ALPHAS
-    )
     tasks = [Task("made_up", 2, seed) for seed in range(1, size.tasks + 1)]
     # In memory where there is such a folder: the journal waits for the disk at each of its lines.
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         sweep = Path(folder).resolve()
         journal = Journal(sweep)
-
         recorded = 0
 
         def on_bank(_: BankJob, outcome: BankOutcome) -> None:
             nonlocal recorded
-            journal.record(space, outcome, 5)
+            journal.record(SPACE, outcome, 5)
             recorded += 1
 
         searcher = BankSearcher(
-            sweep, tasks, space, SearchOptions(candidates, bank, 1, 5, 0, 60.0), on_bank
+            sweep, tasks, SPACE, SearchOptions(candidates, bank, 1, 5, 0, 60.0), on_bank
         )
         trial = 0
         while not searcher.complete:
@@ -155,14 +152,15 @@ def _measure(work: Callable[[], None], answer: Connection) -> None:
     train(Size(heads=1, samples=4, classes=2), epochs=1)
     # Linux starts the peak of a process's memory anew.
     Path("/proc/self/clear_refs").write_text("5")
-    before = _kilobytes("VmRSS")
+    before = kilobytes("VmRSS")
     start = time.perf_counter()
     work()
     seconds = time.perf_counter() - start
-    answer.send((seconds, (_kilobytes("VmHWM") - before) / 1024))
+    answer.send((seconds, (kilobytes("VmHWM") - before) / 1024))
 
 
-def _kilobytes(field: str) -> int:
+def kilobytes(field: str) -> int:
+    """Return a figure of this process's memory, by its name in Linux's process table."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 

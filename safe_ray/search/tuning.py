@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ _SECONDS_BETWEEN_REPORTS = 5.0
 
 
 def run_trials(
-    searcher: BankSearcher, plan: TrialPlan, workers: int, max_failures: int, folder: Path
+    searcher: BankSearcher,
+    plan: TrialPlan,
+    workers: int,
+    max_failures: int,
+    folder: Path,
+    train: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
 ) -> None:
     """Run trials until the searcher has no bank left to hand out.
 
@@ -23,6 +29,8 @@ def run_trials(
         workers: DDP workers of a trial; with one, the trial trains in its own process.
         max_failures: how often a trial, or its workers, may die and go on from a checkpoint.
         folder: where Tune keeps its own records; on storage that all nodes see.
+        train: what a trial does with the job in its config and with the settings of all trials;
+            None trains the bank.
     """
     if searcher.complete:
         return
@@ -38,7 +46,7 @@ def run_trials(
         "threads": plan.threads,
         "resources": {"CPU": plan.cpus_per_worker, "GPU": plan.gpus_per_worker},
     }
-    trainable = tune.with_parameters(_train_bank_trial, settings=settings)
+    trainable = tune.with_parameters(train or _train_bank_trial, settings=settings)
     bundle = {"CPU": plan.trial_cpus, "GPU": plan.trial_gpus}
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([bundle])),
