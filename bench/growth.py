@@ -219,7 +219,8 @@ def draw(series: Mapping[str, Mapping[int, Point]], slopes: Mapping[str, Point])
             ticks = np.geomspace(low, high, 4)
             plot.set_yticks([float(f"{tick:.1g}") for tick in ticks])
             plot.yaxis.set_major_formatter(ScalarFormatter())
-            plot.set_title(f"slope {getattr(slopes[name], field):.2f}", fontsize=10)
+            slope_here = round(getattr(slopes[name], field), 2) + 0.0  # not -0.00
+            plot.set_title(f"slope {slope_here:.2f}", fontsize=10)
             plot.grid(alpha=0.3)
             plot.spines[["top", "right"]].set_visible(False)
             if column == 0:

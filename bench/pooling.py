@@ -129,7 +129,7 @@ class Problem:
         return step, layer, optimiser
 
     def bank(
-        self, candidates: int, precision: torch.dtype = torch.float32
+        self, candidates: int, precision: torch.dtype | None = None
     ) -> tuple[Callable[[], Tensor], Bank, BankOptimiser]:
         """A bank of K heads."""
         bank = Bank(
@@ -138,10 +138,11 @@ class Problem:
             select_parameters("all"),
             self.classifier,
             _SCALE,
+            precision,
         )
         optimiser = BankOptimiser(bank, [_DECAY] * candidates)
         weights = torch.full((candidates, self.size.batch), 1 / self.size.batch)
-        step = FusedStep(bank, optimiser, precision)
+        step = FusedStep(bank, optimiser)
 
         def run() -> Tensor:
             with single_threaded() if step.side_by_side else contextlib.nullcontext():

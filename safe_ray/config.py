@@ -302,6 +302,10 @@ class TrainingConfig(Group):
         description="Share of the steps in which the learning rate rises; it then falls as a "
         "cosine."
     )
+    precision: Literal["fp32", "bf16"] = Field(
+        description="Arithmetic of the pooling in a training step; weights, optimiser and loss are "
+        "fp32 in any case, as is all evaluation."
+    )
     pin: Literal["auto", "device", "host", "stream"] = Field(
         description="Where a worker keeps the support maps: on its device, in host memory, or "
         "streamed from the store in every epoch; auto is the first that holds them."

@@ -10,7 +10,7 @@ tokens. With `q = W_q t_0 + b_q` and, per attention head, `u = W_k^T q / sqrt(d)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +117,8 @@ class Bank(nn.Module):
         trained: the parameter names that require a gradient (see `select_parameters`).
         classifier: `[classes, D]` normalised text embeddings.
         logit_scale: the model's, already exponentiated.
+        precision: the pooling's arithmetic: weights and tokens are rounded to it for each pass.
+            None is that of the weights; the loss is that in any case.
     """
 
     classifier: Tensor
@@ -128,8 +130,10 @@ class Bank(nn.Module):
         trained: Sequence[str],
         classifier: Tensor,
         logit_scale: float,
+        precision: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        self.precision = precision
         self.num_heads = num_heads
         self.logit_scale = logit_scale
         self.trained = tuple(name for name in POOLING_PARAMETERS if name in trained)
@@ -160,9 +164,17 @@ class Bank(nn.Module):
     def pool(self, tokens: Tensor) -> Tensor:
         """Pool `[N, L + 1, C]` tokens (mean token first) with every head: `[K, N, D]`."""
         state = {name: self.stacked(name) for name in POOLING_PARAMETERS}
+        if self.precision is not None:
+            state = {name: tensor.to(self.precision) for name, tensor in state.items()}
+            tokens = tokens.to(self.precision)
+        pool = self.pooling_on(tokens.device)
+        return pool(tokens, state, self.num_heads).to(self.classifier.dtype)
+
+    @staticmethod
+    def pooling_on(device: torch.device) -> Callable[[Tensor, HeadState, int], Tensor]:
+        """Return the form of the pooling that is the faster one on a device."""
         # A GPU is kept busy by the stacked form; a CPU's caches are too small for it.
-        pool = pool_heads if tokens.device.type == "cpu" else pool_bank
-        return pool(tokens, state, self.num_heads)
+        return pool_heads if device.type == "cpu" else pool_bank
 
     def forward(self, tokens: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """Weighted sum of each candidate's cross-entropy over the batch.

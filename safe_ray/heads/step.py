@@ -100,17 +100,14 @@ class FusedStep:
     """The step candidate by candidate, without a graph.
 
     Args:
-        bank: the bank to train.
+        bank: the bank to train. Where its precision is `torch.bfloat16`, gradients are rounded as
+            they are written; master weights, moments, and the loss stay float32.
         optimiser: of the same bank.
-        precision: the pooling's arithmetic. In `torch.bfloat16` weights are rounded for each pass
-            and gradients as they are written; master weights, moments, and the loss stay float32.
     """
 
-    def __init__(
-        self, bank: Bank, optimiser: BankOptimiser, precision: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, bank: Bank, optimiser: BankOptimiser) -> None:
         self._bank = bank
-        self._precision = precision
+        precision = self._precision = bank.precision or torch.float32
         self._heads = [bank.head(candidate) for candidate in range(len(bank))]
         self._weights = [Weights.of(head, bank.num_heads) for head in self._heads]
         self._loss = CrossEntropy(bank.classifier, bank.logit_scale)

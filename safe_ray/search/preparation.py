@@ -349,6 +349,7 @@ def write_tasks(
                 plan.memory,
                 plan.host_memory,
             ),
+            precision=config.training.precision,
             compiled=config.training.compiled and plan.gpus_per_worker > 0,
             map_budget=stream_budget(plan.host_memory or plan.memory),
         )

@@ -85,6 +85,7 @@ class Recorder:
                     **asdict(self._protocol(task_id)),
                     "views": facts.views,
                     "batch_size": facts.batch_size,
+                    "precision": facts.precision,
                     "trained": " ".join(facts.trained),
                 },
             )

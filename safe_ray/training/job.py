@@ -84,6 +84,7 @@ class TaskFacts:
         card: what `head.json` says of every head of the task.
         pin: where a worker keeps the support maps (see `safe_ray.training.maps`).
         map_budget: bytes of maps that a worker may have in memory when it streams them.
+        precision: the pooling's arithmetic in a training step.
         compiled: whether a step on a GPU is compiled.
     """
 
@@ -111,6 +112,7 @@ class TaskFacts:
     card: Mapping[str, Any]
     pin: Pin = "device"
     map_budget: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
     compiled: bool = False
 
     @property
@@ -345,7 +347,12 @@ def run_bank(
         facts.num_heads,
         facts.logit_scale,
         LoopOptions(
-            facts.batch_size, facts.warmup, facts.training_seed, facts.trained, facts.compiled
+            facts.batch_size,
+            facts.warmup,
+            facts.training_seed,
+            facts.trained,
+            torch.bfloat16 if facts.precision == "bf16" else None,
+            facts.compiled,
         ),
         parallel,
         on_checkpoint=lambda kept: save_state(checkpoint, kept, job.digest),

@@ -51,6 +51,7 @@ class LoopOptions:
         warmup: share of a member's steps with a rising learning rate, 0 to 1.
         seed: draws the order and the view of every sample in every epoch.
         trained: parameter names (see `safe_ray.heads.bank.select_parameters`).
+        precision: the pooling's arithmetic in a step (see `safe_ray.heads.bank.Bank`).
         compiled: whether torch compiles the step that goes through autograd.
     """
 
@@ -58,6 +59,7 @@ class LoopOptions:
     warmup: float
     seed: int
     trained: tuple[str, ...]
+    precision: torch.dtype | None = None
     compiled: bool = False
 
 
@@ -271,7 +273,9 @@ class _Running:
             if _unfinished(member, state.members[index], state.epoch)
         ]
         heads = [state.members[index].head for index in active or range(1)]
-        bank = Bank(heads, num_heads, options.trained, classifier.cpu(), logit_scale)
+        bank = Bank(
+            heads, num_heads, options.trained, classifier.cpu(), logit_scale, options.precision
+        )
         bank = bank.to(classifier.device)
         saved = [state.members[index].moments for index in active]
         known = [moments for moments in saved if moments is not None]

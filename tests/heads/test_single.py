@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,6 +16,7 @@ from safe_ray.heads.bank import (
     POOLING_PARAMETERS,
     TRAINABLE_GROUPS,
     Bank,
+    HeadState,
     pool_bank,
     select_parameters,
     with_mean_token,
@@ -135,10 +136,9 @@ def test_fused_steps_are_the_graphs_steps_whatever_the_block_size(
 class StackedBank(Bank):
     """The bank as a GPU pools with it."""
 
-    def pool(self, tokens: Tensor) -> Tensor:
-        return pool_bank(
-            tokens, {name: self.stacked(name) for name in POOLING_PARAMETERS}, self.num_heads
-        )
+    @staticmethod
+    def pooling_on(device: torch.device) -> Callable[[Tensor, HeadState, int], Tensor]:
+        return pool_bank
 
 
 def test_a_compiled_step_is_the_step_whatever_the_size_of_the_batch() -> None:
@@ -161,18 +161,23 @@ def test_a_compiled_step_is_the_step_whatever_the_size_of_the_batch() -> None:
             assert torch.allclose(banks[1].head(index)[name], expected, rtol=1e-3, atol=1e-5), name
 
 
-def test_a_step_in_bfloat16_is_the_exact_one_but_for_rounding() -> None:
+@pytest.mark.parametrize(
+    ("kind", "bank_kind"), [(FusedStep, Bank), (AutogradStep, Bank), (AutogradStep, StackedBank)]
+)
+def test_a_step_in_bfloat16_is_the_exact_one_but_for_rounding(
+    kind: type[FusedStep | AutogradStep], bank_kind: type[Bank]
+) -> None:
     maps, labels = one_batch()
     weights = torch.full((2, 16), 1 / 16)
     losses = []
-    for precision in (torch.float32, torch.bfloat16):
+    for precision in (None, torch.bfloat16):
         states = [state_of(layer(seed)) for seed in range(2)]
-        bank = Bank(states, HEADS, select_parameters("all"), classifier(), 20.0)
-        step = FusedStep(bank, BankOptimiser(bank, [0.0, 0.0]), precision)
+        bank = bank_kind(states, HEADS, select_parameters("all"), classifier(), 20.0, precision)
+        step = kind(bank, BankOptimiser(bank, [0.0, 0.0]))
         for _ in range(20):
             last = step(with_mean_token(maps), labels, weights, [1e-4, 1e-4])
         losses.append(last)
-        assert bank.stacked("v_proj.weight").dtype == torch.float32
+        assert last.dtype == bank.stacked("v_proj.weight").dtype == torch.float32
     assert torch.allclose(*losses, rtol=0.05)
     assert not torch.equal(*losses)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,25 @@ def test_each_task_gets_its_candidates_and_no_more(tmp_path: Path) -> None:
     drain(search, random.Random(0), slots=4)
     for banks in search.outcomes.values():
         assert [len(bank.candidates) for bank in banks] == [2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_outcomes_stay_on_disk(tmp_path: Path, window: int | None) -> None:
+    """A sweep of many tasks would otherwise fill the driver's memory."""
+
+    def in_memory() -> int:
+        gc.collect()
+        return sum(isinstance(thing, BankOutcome) for thing in gc.get_objects())
+
+    before = in_memory()
+    search = BankSearcher(
+        tmp_path, MANY, SPACE, replace(options(), window=window), lambda job, outcome: None
+    )
+    assert drain(search, random.Random(0), slots=2) == 4 * len(MANY)
+    assert in_memory() == before
+    assert [len(search.outcomes[task.id]) for task in MANY] == [4] * len(MANY)
+    with pytest.raises(KeyError):
+        search.outcomes["nobody"]
 
 
 def test_tasks_take_turns(tmp_path: Path) -> None:
