@@ -69,6 +69,20 @@ def test_the_row_in_the_outcome_is_what_the_stored_head_gives(tmp_path: Path) ->
             assert (logits.argmax(-1) == labels).float().mean().item() == pytest.approx(accuracy)
 
 
+def test_training_in_bfloat16_leaves_the_same_heads_but_for_rounding(tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        job = write_task(tmp_path / precision, precision=precision)
+        run_bank(job, device())
+        outcome = BankOutcome.load(job.folder)
+        assert outcome is not None
+        losses[precision] = [candidate.losses[-1] for candidate in outcome.candidates]
+        head, _ = load_head(job.folder / str(outcome.candidates[0].head))
+        assert {tensor.dtype for tensor in head.values()} == {torch.float32}
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+    assert losses["bf16"] != losses["fp32"]
+
+
 def test_a_finished_bank_is_not_trained_again(tmp_path: Path) -> None:
     job = write_task(tmp_path)
     run_bank(job, device())
