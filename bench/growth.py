@@ -99,7 +99,7 @@ def drive(size: Size, candidates: int, bank: int) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     generator = np.random.default_rng(0)
     tasks = [Task("made_up", 2, seed) for seed in range(1, size.tasks + 1)]
-    # In memory where there is such a folder: the journal waits for the disk at each of its lines.
+    # In memory where there is such a folder: the journal waits for the disk at each bank.
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         sweep = Path(folder).resolve()

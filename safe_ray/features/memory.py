@@ -21,5 +21,6 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         # The arenas of threads cannot hold such blocks.
         mallopt(_ARENA_MAX, 1)
-        mallopt(_MMAP_THRESHOLD, 2**30)
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        # Older versions refuse more than half of what an arena of a thread may grow to.
+        if mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25):
+            mallopt(_TRIM_THRESHOLD, 2**31 - 1)

@@ -110,6 +110,8 @@ class BankOptimiser:
             lr: the learning rate.
         """
         views = [self._rows(candidate, name, rows) for name, rows, _ in gradients]
+        if not views:
+            return
         # What torch.optim.AdamW(fused=True) comes down to.
         torch._fused_adamw_(
             [weight for weight, _, _ in views],

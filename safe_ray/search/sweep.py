@@ -234,8 +234,9 @@ def _search(
             f"{task_id}: {len(banks)} of its banks could not be trained; see the errors in "
             f"{folder / 'tune'}. The same command tries them again."
         )
-    for task_id, count in (+failed).items():
-        reporter.say(f"{task_id}: {count} candidates diverged and were left out.")
+    for task_id in facts:
+        if failed[task_id]:
+            reporter.say(f"{task_id}: {failed[task_id]} candidates diverged and were left out.")
     return searcher.outcomes
 
 

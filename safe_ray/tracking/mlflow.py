@@ -32,7 +32,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -77,7 +77,7 @@ def model_name(sweep: str, task_id: str) -> str:
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of a run without asking again; of one that has ended, not its parameters."""
+    """What is known of a run without asking again."""
 
     run_id: str
     start_ms: int
@@ -230,8 +230,8 @@ class Tracker:
             if head is not None and self.heads == "all":
                 self._store_head(known, head)
             client.set_terminated(known.run_id, "FAILED" if failed else "FINISHED")
-            # There are as many of them as candidates.
-            known.ended, known.params = True, frozenset()
+            known.ended = True
+            children[candidate_id] = _without_params_of_ended(known)
         return known.run_id
 
     def finish_task(
@@ -330,7 +330,9 @@ class Tracker:
         if task_id not in self._candidates:
             tags = {SWEEP: self.sweep, KIND: "candidate", TASK: task_id}
             runs = self._search(client, tags)
-            self._candidates[task_id] = {run.data.tags[CANDIDATE]: _known(run) for run in runs}
+            self._candidates[task_id] = {
+                run.data.tags[CANDIDATE]: _without_params_of_ended(_known(run)) for run in runs
+            }
         return self._candidates[task_id]
 
     def _create(self, name: str, tags: Mapping[str, str]) -> _Known:
@@ -440,6 +442,11 @@ def _known(run: Run) -> _Known:
         ended=run.info.status in _ENDED,
         params=frozenset(run.data.params),
     )
+
+
+def _without_params_of_ended(known: _Known) -> _Known:
+    """Forget what an ended candidate is not asked for again: there are very many of them."""
+    return replace(known, params=frozenset()) if known.ended else known
 
 
 def _points(
