@@ -14,18 +14,15 @@ from typing import Any
 
 import ray
 
-from bench.growth import SPACE, kilobytes
+from bench.growth import kilobytes, made_up_search
 from bench.harness import CORES, arguments, finish
 from bench.sweeps import two_cores
 from safe_ray.cluster import TrialPlan, connect, plan_trials
-from safe_ray.search.journal import Journal
-from safe_ray.search.searcher import BankSearcher, SearchOptions
 from safe_ray.search.tuning import run_trials
-from safe_ray.specs import Task
-from safe_ray.training.job import BankJob, BankOutcome
+from safe_ray.training.job import BankJob
 
 _TARGET_KIB = 64.0
-_CANDIDATES, _BANK, _ROW_POINTS = 4, 2, 5
+_CANDIDATES, _BANK = 4, 2
 
 
 def leave_outcome(config: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -44,18 +41,7 @@ def search(tasks: int, plan: TrialPlan) -> float:
     """Search so many tasks, and return the KiB by which this process has grown since it began."""
     with tempfile.TemporaryDirectory() as folder:
         sweep = Path(folder).resolve()
-        journal = Journal(sweep)
-
-        def on_bank(_: BankJob, outcome: BankOutcome) -> None:
-            journal.record(SPACE, outcome, _ROW_POINTS)
-
-        searcher = BankSearcher(
-            sweep,
-            [Task("made_up", 2, seed) for seed in range(1, tasks + 1)],
-            SPACE,
-            SearchOptions(_CANDIDATES, _BANK, 1, _ROW_POINTS, 0, 60.0),
-            on_bank,
-        )
+        searcher = made_up_search(sweep, tasks, _CANDIDATES, _BANK)
         before = kilobytes("VmRSS")
         run_trials(searcher, plan, 1, 0, sweep, leave_outcome)
         if not searcher.complete:

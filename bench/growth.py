@@ -39,7 +39,8 @@ from safe_ray.training.maps import ResidentMaps
 FIGURE = Path(__file__).parents[1] / "docs" / "growth.png"
 _TOKENS, _WIDTH, _HEADS, _OUTPUT, _VIEWS = 16, 512, 8, 192, 9
 _ALPHAS = alpha_grid(101)
-SPACE = SearchSpace(Range(1e-5, 1e-2, True), Range(1e-4, 1e-1, True), 30, Range(0.0, 1.0), _ALPHAS)
+_SPACE = SearchSpace(Range(1e-5, 1e-2, True), Range(1e-4, 1e-1, True), 30, Range(0.0, 1.0), _ALPHAS)
+_ROW_POINTS = 5
 # A slope over a few points says little once a fixed cost is a large part of the smallest.
 _SMALLEST = 1e-9
 
@@ -98,30 +99,34 @@ def drive(size: Size, candidates: int, bank: int) -> None:
     """Do what the driver of a sweep of so many tasks does, without the training."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     generator = np.random.default_rng(0)
-    tasks = [Task("made_up", 2, seed) for seed in range(1, size.tasks + 1)]
     # In memory where there is such a folder: the journal waits for the disk at each bank.
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        sweep = Path(folder).resolve()
-        journal = Journal(sweep)
-        recorded = 0
-
-        def on_bank(_: BankJob, outcome: BankOutcome) -> None:
-            nonlocal recorded
-            journal.record(SPACE, outcome, 5)
-            recorded += 1
-
-        searcher = BankSearcher(
-            sweep, tasks, SPACE, SearchOptions(candidates, bank, 1, 5, 0, 60.0), on_bank
-        )
+        searcher = made_up_search(Path(folder).resolve(), size.tasks, candidates, bank)
         trial = 0
         while not searcher.complete:
             job = BankJob.from_json(searcher.suggest(str(trial))["job"])
             made_up_outcome(job, generator).save(job.folder)
             searcher.on_trial_complete(str(trial))
             trial += 1
-    if recorded != trial:
+    if trial != size.tasks * -(-candidates // bank):
         raise SystemExit("the searcher lost a bank")
+
+
+def made_up_search(sweep: Path, tasks: int, candidates: int, bank: int) -> BankSearcher:
+    """Return the searcher of a sweep of so many tasks, which keeps the sweep's journal."""
+    journal = Journal(sweep)
+
+    def on_bank(_: BankJob, outcome: BankOutcome) -> None:
+        journal.record(_SPACE, outcome, _ROW_POINTS)
+
+    return BankSearcher(
+        sweep,
+        [Task("made_up", 2, seed) for seed in range(1, tasks + 1)],
+        _SPACE,
+        SearchOptions(candidates, bank, 1, _ROW_POINTS, 0, 60.0),
+        on_bank,
+    )
 
 
 def made_up_outcome(job: BankJob, generator: np.random.Generator) -> BankOutcome:

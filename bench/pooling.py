@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from torch.nn import functional
 from bench.harness import Rates, Side, check_close, finish, interleave
 from safe_ray.heads.bank import Bank, select_parameters, tuned_logits, with_mean_token
 from safe_ray.heads.optimiser import BankOptimiser
-from safe_ray.heads.step import FusedStep, single_threaded
+from safe_ray.heads.step import FusedStep, between_steps
 
 _LR, _DECAY, _SCALE = 1e-5, 0.01, 100.0
 
@@ -145,7 +144,7 @@ class Problem:
         step = FusedStep(bank, optimiser)
 
         def run() -> Tensor:
-            with single_threaded() if step.side_by_side else contextlib.nullcontext():
+            with between_steps(step):
                 return step(with_mean_token(self.maps), self.labels, weights, [_LR] * candidates)
 
         return run, bank, optimiser

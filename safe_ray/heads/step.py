@@ -41,9 +41,7 @@ class Step(Protocol):
     """A training step."""
 
     side_by_side: bool
-    """Whether candidates are computed on one thread each. What else the caller computes between
-    steps should then be `single_threaded` too: OpenMP's threads wait for more work by spinning, and
-    would take the cores from the candidates."""
+    """Whether candidates are computed on one thread each (see `between_steps`)."""
 
     def __call__(
         self, tokens: Tensor, labels: Tensor, weights: Tensor, learning_rates: Sequence[float]
@@ -160,6 +158,15 @@ class FusedStep:
         differentiate_head(gradient.to(self._precision) if half else gradient, weights, room, lane)
         lane.finish()
         return loss
+
+
+def between_steps(step: Step) -> contextlib.AbstractContextManager[None]:
+    """Return the context in which to compute what else there is to compute between steps.
+
+    OpenMP's threads wait for more work by spinning. Where candidates have one thread each, the rest
+    has one too: it would otherwise leave behind threads that take the cores from the candidates.
+    """
+    return single_threaded() if step.side_by_side else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ not depend on the number of workers.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from safe_ray.files import sha256_hex
 from safe_ray.heads.bank import Bank, HeadState, with_mean_token
 from safe_ray.heads.optimiser import BankOptimiser, Moments, Schedule
-from safe_ray.heads.step import AutogradStep, FusedStep, Step, compile_module, single_threaded
+from safe_ray.heads.step import AutogradStep, FusedStep, Step, between_steps, compile_module
 from safe_ray.training.maps import MapSource
 
 
@@ -204,7 +203,7 @@ def train_bank(
         mine = [batch[local[batch] >= 0] for batch in batches]
         maps = shard.maps.epoch([(local[batch], view[batch]) for batch in mine])
         epoch_loss = torch.zeros(len(active), dtype=torch.float64, device=device)
-        with single_threaded() if running.step.side_by_side else contextlib.nullcontext():
+        with between_steps(running.step):
             for step, (batch, own, batch_maps) in enumerate(zip(batches, mine, maps, strict=True)):
                 counted = include[active][:, batch]
                 scale = parallel.world_size / counted.sum(dim=1, keepdim=True).clamp_min(1.0)
