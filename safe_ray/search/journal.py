@@ -108,7 +108,7 @@ def _entries(study_name: str, trials: Sequence[FrozenTrial]) -> list[_Entry]:
         study_name=study_name, storage=JournalStorage(memory), direction="maximize"
     )
     study.add_trials(trials)
-    return json.loads(json.dumps(memory.entries))
+    return memory.entries
 
 
 def _repair(path: Path) -> None:
