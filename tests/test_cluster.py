@@ -271,3 +271,25 @@ def test_a_plan_for_two_small_nodes_is_placed_on_them():
     assert result.stdout.splitlines()[-1:] == ["2 CPUs and no GPU on 2 nodes; 1; read"], (
         result.stderr
     )
+
+
+def test_rays_core_reads_its_settings_again_through_the_name_that_is_used():
+    """The name is one of Ray's own: this says it first when a later Ray has none of it."""
+    code = (
+        "import os\n"
+        "import ray\n"
+        "from ray._raylet import Config\n"
+        "from safe_ray.cluster import _reread_environment\n"
+        "before = Config.health_check_period_ms()\n"
+        "os.environ['RAY_health_check_period_ms'] = str(before + 7)\n"
+        "_reread_environment()\n"
+        "print(Config.health_check_period_ms() - before)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=Path(safe_ray.__file__).resolve().parent.parent,
+    )
+    assert result.stdout.split() == ["7"], result.stderr

@@ -92,3 +92,18 @@ def test_the_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Path):
     )
     assert result.returncode == 0, result.stderr
     assert "pictogram" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["ray", "torch", "optuna"])
+def test_what_is_used_past_its_public_interface_has_an_upper_bound(name: str):
+    requirements = [Requirement(text) for text in PROJECT["dependencies"]]
+    specifier = next(r.specifier for r in requirements if canonical(r.name) == name)
+    assert any(part.operator == "<" for part in specifier)
+
+
+def test_nothing_else_is_used_past_its_public_interface():
+    """What is used is listed here, so that a new use gets a bound, and a test of its own."""
+    private = re.compile(r"\b(ray|torch|optuna|mlflow|open_clip)(?:\.\w+)*\._[a-z]\w*")
+    sources = {path: path.read_text() for path in (ROOT / "safe_ray").rglob("*.py")}
+    used = {match.group() for text in sources.values() for match in private.finditer(text)}
+    assert used == {"ray._raylet", "torch._fused_adamw_"}

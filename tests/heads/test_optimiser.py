@@ -46,3 +46,21 @@ def test_a_restored_optimiser_continues_to_the_bit() -> None:
     for index in range(2):
         for name, tensor in whole.head(index).items():
             assert torch.equal(second.head(index)[name], tensor), name
+
+
+def test_an_update_is_that_of_torchs_public_optimiser() -> None:
+    """torch's fused update is called by its inner name, which may change: this says so first."""
+    maps, labels = one_batch()
+    bank = Bank([state_of(layer(0))], HEADS, select_parameters("all"), classifier(), 20.0)
+    alone = Bank([state_of(layer(0))], HEADS, select_parameters("all"), classifier(), 20.0)
+    optimiser = BankOptimiser(bank, [0.1])
+    public = torch.optim.AdamW(alone.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
+    weights = torch.full((1, 16), 1 / 16)
+    for _ in range(3):
+        bank(with_mean_token(maps), labels, weights).sum().backward()
+        optimiser.step([1e-3])
+        alone(with_mean_token(maps), labels, weights).sum().backward()
+        public.step()
+        public.zero_grad()
+    for name, tensor in bank.head(0).items():
+        assert torch.equal(alone.head(0)[name], tensor), name
