@@ -2,6 +2,8 @@
 
 python -m bench            all of them, some minutes
 python -m bench --quick    tiny forms that prove nothing; nothing is written
+
+The file is written anew after each bench, so that a failure or Ctrl-C leaves the results before it.
 """
 
 from __future__ import annotations
@@ -9,10 +11,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.harness import arguments
+from safe_ray.files import write_atomically
 
 # It runs two whole sweeps, which take as long as all the others together: python -m bench.transfer
 LONG = ("transfer",)
@@ -25,28 +30,77 @@ SCRIPTS = sorted(
 )
 RESULTS = Path(__file__).parents[1] / "docs" / "performance.json"
 
+Result = dict[str, Any]
+"""A bench's last line; or its name and why it `failed`."""
 
-def run(script: str, quick: bool) -> dict[str, Any]:
-    """Run one script and return its last line."""
-    command = [sys.executable, "-m", f"bench.{script}", *(["--quick"] if quick else [])]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    print(f"== {script}\n{output}", flush=True)
-    result: dict[str, Any] = json.loads(output.splitlines()[-1])
+
+def run(name: str, command: Sequence[str]) -> Result:
+    """Run one bench, show its lines as they come, and return what its last line holds."""
+    last = ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            last = line
+    if process.returncode:
+        return {"bench": name, "failed": f"exit status {process.returncode}"}
+    try:
+        result = json.loads(last)
+    except json.JSONDecodeError:
+        result = None
+    if not isinstance(result, dict) or result.get("bench") != name:
+        return {"bench": name, "failed": "its last line is no result"}
     return result
 
 
-def main() -> None:
-    """Run them all, one after another, for each uses all cores."""
+def run_all(
+    commands: Mapping[str, Sequence[str]], keep: Callable[[list[Result]], object]
+) -> list[Result]:
+    """Run them one after another, for each uses all cores, and go on after one that fails.
+
+    Args:
+        commands: the command line of each bench by its name.
+        keep: called after each bench with the results so far.
+    """
+    results: list[Result] = []
+    start = time.monotonic()
+    for number, (name, command) in enumerate(commands.items(), 1):
+        elapsed = time.monotonic() - start
+        print(f"== {name}: {number} of {len(commands)}, after {elapsed:.0f} s", flush=True)
+        results.append(run(name, command))
+        keep(results)
+    print(f"== {len(commands)} benches in {time.monotonic() - start:.0f} s", flush=True)
+    return results
+
+
+def row(result: Result) -> str:
+    """Return a result's line of the table."""
+    name = f"{result['bench']:<20}"
+    if "failed" in result:
+        return f"{name}{'-':>8}  FAILED: {result['failed']}"
+    if "inapplicable" in result:
+        return f"{name}{'-':>8}  does not apply: {result['inapplicable']}"
+    sign = "<=" if result["at_most"] else ">="
+    verdict = "holds" if result["holds"] else "MISSED"
+    return f"{name}{result['ratio']:>8.2f}  {sign} {result['target']}  {verdict}"
+
+
+def main() -> int:
+    """Run them all; the exit status is 1 if one failed."""
     quick = arguments(str(__doc__)).quick
-    results = [run(script, quick) for script in SCRIPTS]
+    options = ["--quick"] if quick else []
+    commands = {name: [sys.executable, "-m", f"bench.{name}", *options] for name in SCRIPTS}
+
+    def keep(results: list[Result]) -> None:
+        if not quick:
+            write_atomically(RESULTS, json.dumps(results, indent=2) + "\n")
+
+    results = run_all(commands, keep)
     print(f"{'bench':<20}{'ratio':>8}  target")
     for result in results:
-        sign = "<=" if result["at_most"] else ">="
-        verdict = "holds" if result["holds"] else "MISSED"
-        print(f"{result['bench']:<20}{result['ratio']:>8.2f}  {sign} {result['target']}  {verdict}")
-    if not quick:
-        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+        print(row(result))
+    return int(any("failed" in result for result in results))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What every bench shares: the cores, interleaved timing, this machine's rates, the last line."""
+"""What every bench shares: cores, interleaved timing, this machine's rates, the last line."""
 
 from __future__ import annotations
 
@@ -95,6 +95,20 @@ def check_close(name: str, found: torch.Tensor, expected: torch.Tensor, toleranc
     error = float((found - expected).norm() / expected.norm())
     if not error <= tolerance:
         raise SystemExit(f"{name} differs by {error:.1e} of its norm: the sides are not equal")
+
+
+def has_bfloat16(capabilities: Mapping[str, Any]) -> bool:
+    """Whether a CPU multiplies bfloat16 by instructions of its own; without, it takes minutes.
+
+    Args:
+        capabilities: of the CPU, as `torch.cpu.get_capabilities` names them.
+    """
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def does_not_apply(bench: str, reason: str) -> None:
+    """Print as the last line that a bench says nothing on this machine."""
+    print(json.dumps({"bench": bench, "inapplicable": reason}), flush=True)
 
 
 def finish(bench: str, ratio: float, target: float, at_most: bool = False, **details: Any) -> None:

@@ -8,7 +8,16 @@ import torch
 from open_clip.modified_resnet import AttentionPool2d
 from torch import Tensor
 
-from bench.harness import Side, arguments, check_close, finish, interleave, pin
+from bench.harness import (
+    Side,
+    arguments,
+    check_close,
+    does_not_apply,
+    finish,
+    has_bfloat16,
+    interleave,
+    pin,
+)
 from bench.pooling import RN50, TINY, Problem
 
 
@@ -22,6 +31,9 @@ def open_clip_autocast(layer: AttentionPool2d, images: Tensor) -> Tensor:
 def main() -> None:
     """Time both sides in both precisions; the ratio is that of the two in bfloat16."""
     quick = arguments(str(__doc__)).quick
+    if not has_bfloat16(torch.cpu.get_capabilities()):
+        does_not_apply("pooling_bf16", "this CPU has no instructions for bfloat16")
+        return
     pin()
     problem = Problem(TINY if quick else RN50)
     half = torch.bfloat16
