@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
 import pytest
 
 from safe_ray.data.manifest import Manifest
@@ -20,12 +19,13 @@ SPECS = {
 
 def manifest(name: str, classes: list[str], ids: list[str] | None = None) -> Manifest:
     tables = {split: FILES_SCHEMA.empty_table() for split in ("train", "val", "test")}
-    assert all(isinstance(table, pa.Table) for table in tables.values())
     return Manifest(name, tuple(classes), ("{}",), tables, ids=tuple(ids) if ids else None)
 
 
-def test_a_target_of_a_data_set_in_the_tasks_is_fine() -> None:
+def test_a_target_is_fine_exactly_while_its_data_set_is_in_the_tasks() -> None:
     check_targets(SPECS, ["photos", "others"], ["sketches"])
+    with pytest.raises(InputError, match=r"add that to tasks\.datasets"):
+        check_targets(SPECS, ["others"], ["sketches"])
 
 
 @pytest.mark.parametrize(

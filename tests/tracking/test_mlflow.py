@@ -15,6 +15,8 @@ import mlflow
 import pytest
 from mlflow import MlflowClient, artifacts
 from mlflow.entities import Run
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 import safe_ray.tracking.mlflow as tracking
 from safe_ray.errors import InputError
@@ -266,36 +268,46 @@ def test_killed_before_any_write_and_started_again_it_ends_the_same(
     assert deaths == WRITES
 
 
-def test_killed_with_sigkill_and_started_again_it_ends_the_same(
-    uri: str, head: Path, tmp_path: Path
+def die_in_statement(number: int) -> None:
+    """Make this process end by SIGKILL inside a transaction, after its n-th change of a table."""
+    done = 0
+
+    def count(connection, cursor, statement: str, *_) -> None:
+        nonlocal done
+        done += statement.startswith(("INSERT", "UPDATE"))
+        if done == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    event.listen(Engine, "after_cursor_execute", count)
+
+
+@pytest.mark.parametrize("statement", [20, 51])
+def test_killed_in_a_transaction_and_started_again_it_ends_the_same(
+    uri: str, head: Path, tmp_path: Path, migrated: Path, statement: int
 ) -> None:
     record(opened(uri), head, candidates=8)
     expected = snapshot(uri)
     other = tmp_path / "killed"
     other.mkdir()
-    shutil.copyfile(uri.removeprefix("sqlite:///"), other / "mlflow.db")
+    shutil.copyfile(migrated, other / "mlflow.db")
     killed_uri = f"sqlite:///{other}/mlflow.db"
-    client = MlflowClient(killed_uri)
-    for run in all_runs(killed_uri):
-        client.delete_run(run.info.run_id)
-    client.delete_registered_model(MODEL)
     script = (
         "import sys; from pathlib import Path; from tests.tracking.test_mlflow import *;"
-        "tracker = opened(sys.argv[1]); print('ready', flush=True);"
-        "record(tracker, Path(sys.argv[2]), 8)"
+        "die_in_statement(int(sys.argv[3]));"
+        "record(opened(sys.argv[1]), Path(sys.argv[2]), 8)"
     )
-    driver = subprocess.Popen(
-        [sys.executable, "-c", script, killed_uri, str(head)],
+    driver = subprocess.run(
+        [sys.executable, "-c", script, killed_uri, str(head), str(statement)],
         cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
-        text=True,
+        timeout=120,
+        check=False,
     )
-    assert driver.stdout is not None
-    assert driver.stdout.readline() == "ready\n"
-    time.sleep(0.4)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait(30)
-    driver.stdout.close()
+    assert driver.returncode == -signal.SIGKILL
+    (task,) = of_kind(all_runs(killed_uri), "task")
+    assert task.info.status == "RUNNING"
+    written = of_kind(all_runs(killed_uri), "candidate")
+    assert 1 <= len(written) < 8
+    assert [run.info.status for run in written].count("RUNNING") <= 1
 
     record(opened(killed_uri), head, candidates=8)
     assert snapshot(killed_uri) == expected
