@@ -31,6 +31,7 @@ from safe_ray.features.store import (
 )
 
 TOKENS, WIDTH = 4, 6
+NOBODY = 65534
 KEY = StoreKey(
     trunk_digest="0123456789abcdef",
     preprocessing={"size": 64, "mean": (0.5, 0.5, 0.5)},
@@ -341,11 +342,24 @@ def test_a_store_that_cannot_be_made_is_refused_at_once(tmp_path: Path) -> None:
         prepare_folder(tmp_path / "file" / "store", 0)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
-def test_a_read_only_folder_is_refused_at_once(tmp_path: Path) -> None:
-    tmp_path.chmod(0o555)
+@pytest.fixture
+def read_only() -> Iterator[Path]:
+    """A folder that this process cannot write to: root, who can write anywhere, becomes nobody."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o555)
+        if user == 0:
+            os.seteuid(NOBODY)
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(user)
+
+
+def test_a_read_only_folder_is_refused_at_once(read_only: Path) -> None:
+    assert list(read_only.iterdir()) == []
     with pytest.raises(InputError, match=r"cannot be written to .*Permission denied"):
-        prepare_folder(tmp_path, 0)
+        prepare_folder(read_only, 0)
 
 
 def test_too_little_space_is_refused_at_once(tmp_path: Path) -> None:
