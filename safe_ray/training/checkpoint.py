@@ -1,8 +1,12 @@
-"""A bank's training state as one safetensors file: weights, AdamW moments, losses and epoch."""
+"""A bank's training state as tensors and JSON: weights, AdamW moments, losses and epoch.
+
+It lies in one safetensors file, and travels between workers in the same form.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -23,24 +27,8 @@ def save_state(path: Path, state: TrainingState, owner: str) -> None:
         state: what `train_bank` passes to `on_checkpoint`.
         owner: a digest of what is being trained; `load_state` asks for the same.
     """
-    tensors: dict[str, Tensor] = {}
-    about = []
-    for index, member in enumerate(state.members):
-        for name, tensor in member.head.items():
-            tensors[f"{index}.head.{name}"] = tensor.contiguous().clone()
-        if member.moments is not None:
-            for name, tensor in member.moments.first.items():
-                tensors[f"{index}.first.{name}"] = tensor.contiguous()
-            for name, tensor in member.moments.second.items():
-                tensors[f"{index}.second.{name}"] = tensor.contiguous()
-        updates = None if member.moments is None else member.moments.updates
-        # JSON has no NaN, and a failed member has a loss that is one.
-        losses = [loss if loss == loss else None for loss in member.losses]
-        about.append({"losses": losses, "failed": member.failed, "updates": updates})
-    metadata = {
-        "owner": owner,
-        "state": json.dumps({"epoch": state.epoch, "members": about}),
-    }
+    tensors, about = pack(state)
+    metadata = {"owner": owner, "state": about}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
 
@@ -55,7 +43,31 @@ def load_state(path: Path, owner: str) -> TrainingState | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
-    about = json.loads(metadata["state"])
+    return unpack(tensors, metadata["state"])
+
+
+def pack(state: TrainingState) -> tuple[dict[str, Tensor], str]:
+    """Return the state as named tensors, and as JSON what is no tensor."""
+    tensors: dict[str, Tensor] = {}
+    about = []
+    for index, member in enumerate(state.members):
+        for name, tensor in member.head.items():
+            tensors[f"{index}.head.{name}"] = tensor.contiguous().clone()
+        if member.moments is not None:
+            for name, tensor in member.moments.first.items():
+                tensors[f"{index}.first.{name}"] = tensor.contiguous()
+            for name, tensor in member.moments.second.items():
+                tensors[f"{index}.second.{name}"] = tensor.contiguous()
+        updates = None if member.moments is None else member.moments.updates
+        # JSON has no NaN, and a failed member has a loss that is one.
+        losses = [loss if loss == loss else None for loss in member.losses]
+        about.append({"losses": losses, "failed": member.failed, "updates": updates})
+    return tensors, json.dumps({"epoch": state.epoch, "members": about})
+
+
+def unpack(tensors: Mapping[str, Tensor], text: str) -> TrainingState:
+    """Return the state that `pack` took apart."""
+    about = json.loads(text)
     members = []
     for index, facts in enumerate(about["members"]):
         head = {name: tensors[f"{index}.head.{name}"] for name in POOLING_PARAMETERS}

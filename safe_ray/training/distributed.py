@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from safe_ray.heads.bank import Bank
+from safe_ray.training.checkpoint import pack, unpack
 from safe_ray.training.job import BankJob, TaskFacts, run_bank, support_shard
-from safe_ray.training.loop import SupportShard
+from safe_ray.training.loop import Found, SupportShard
 from safe_ray.training.maps import resident_maps
 
 _ROWS_AT_ONCE = 64
@@ -35,6 +38,51 @@ class DataParallel:
         self.world_size = torch.distributed.get_world_size()
         self.is_first = torch.distributed.get_rank() == 0
         self._device = device
+
+    def share(self, find: Callable[[], Found], run: str) -> Found:
+        """See `Parallel`: the first worker looks, and sends the others JSON and plain tensors."""
+        found = find() if self.is_first else None
+        tensors: dict[str, Tensor] = {}
+        note: dict[str, Any] = {}
+        if found is not None:
+            about = None
+            if found.state is not None:
+                tensors, about = pack(found.state)
+            shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+            note = {"run": run, "finished": found.finished, "state": about, "shapes": shapes}
+        note = json.loads(self._send(json.dumps(note).encode()))
+        self._agree(note["run"] == run)
+        if found is not None:
+            for tensor in tensors.values():
+                torch.distributed.broadcast(tensor.to(self._device), src=0)
+            return found
+        for name, shape in note["shapes"].items():
+            # Weights and moments are float32, whatever a step computes in.
+            arrived = torch.empty(shape, device=self._device)
+            torch.distributed.broadcast(arrived, src=0)
+            tensors[name] = arrived.cpu()
+        state = None if note["state"] is None else unpack(tensors, note["state"])
+        return Found(note["finished"], state)
+
+    def _send(self, content: bytes) -> bytes:
+        """Return the first worker's bytes on every worker."""
+        length = torch.tensor([len(content)], device=self._device)
+        torch.distributed.broadcast(length, src=0)
+        data = torch.zeros(int(length), dtype=torch.uint8)
+        if self.is_first:
+            data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        data = data.to(self._device)
+        torch.distributed.broadcast(data, src=0)
+        return data.cpu().numpy().tobytes()
+
+    def _agree(self, mine: bool) -> None:
+        """Raise on every worker if one of them differs, so that none is left waiting."""
+        differing = self.sum(torch.tensor([float(not mine)], device=self._device))
+        if differing.item() > 0:
+            raise RuntimeError(
+                f"{int(differing)} of {self.world_size} workers would train something else than "
+                "the first one: they do not see the same files of the task on the sweep's storage."
+            )
 
     def wrap(self, bank: Bank) -> nn.Module:
         """Return the bank under DistributedDataParallel."""

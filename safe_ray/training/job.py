@@ -34,6 +34,7 @@ from safe_ray.specs import AlphaRow, HyperParameters, Task
 from safe_ray.training.checkpoint import load_state, save_state
 from safe_ray.training.evaluation import evaluate_alpha_rows
 from safe_ray.training.loop import (
+    Found,
     LoopOptions,
     Member,
     Parallel,
@@ -321,18 +322,29 @@ def run_bank(
         on_progress: called after each epoch with the share of the epochs that is done.
 
     Does nothing if the bank is already finished. Goes on from the bank's last checkpoint.
+
+    Raises:
+        RuntimeError: the workers were not given the same bank of the same task.
     """
     parallel = parallel or SingleProcess()
-    if (job.folder / OUTCOME).exists():
-        return
     began = time.monotonic()
     facts = TaskFacts.load(job.task_folder)
+    checkpoint = job.folder / CHECKPOINT
+
+    def find() -> Found:
+        if (job.folder / OUTCOME).exists():
+            return Found(True, None)
+        return Found(False, load_state(checkpoint, job.digest))
+
+    # Storage may show one worker what another does not see yet.
+    found = parallel.share(find, digest_json([job.digest, asdict(facts)]))
+    if found.finished:
+        return
     original = load_pooling(Path(job.sweep))
     classifier = load_file(job.task_folder / CLASSIFIER)["classifier"].to(device)
     store = facts.store()
     shard = shard or support_shard(job.task_folder, facts, device)
     members = bank_members(facts, job.candidates)
-    checkpoint = job.folder / CHECKPOINT
     longest = max(member.epochs for member in members)
 
     def tell(epoch: int) -> None:
@@ -341,7 +353,7 @@ def run_bank(
 
     state = train_bank(
         members,
-        load_state(checkpoint, job.digest) or begin(original, len(members)),
+        found.state or begin(original, len(members)),
         shard,
         classifier,
         facts.num_heads,

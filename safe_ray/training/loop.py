@@ -97,11 +97,36 @@ class TrainingState:
     members: list[MemberState]
 
 
+@dataclass
+class Found:
+    """What an earlier attempt at a bank has left.
+
+    Attributes:
+        finished: the bank has its outcome, so that there is nothing to do.
+        state: where to go on from; None to begin.
+    """
+
+    finished: bool
+    state: TrainingState | None
+
+
 class Parallel(Protocol):
     """How the loop runs on several workers."""
 
     world_size: int
     is_first: bool
+
+    def share(self, find: Callable[[], Found], run: str) -> Found:
+        """Return on every worker what `find` returned on the first; only there it is called.
+
+        Args:
+            find: looks for what earlier attempts have left.
+            run: a digest of what this worker is about to train.
+
+        Raises:
+            RuntimeError: the workers are not about to train the same.
+        """
+        ...
 
     def wrap(self, bank: Bank) -> nn.Module:
         """Return a module whose backward pass averages the gradients over the workers."""
@@ -117,6 +142,10 @@ class SingleProcess:
 
     world_size = 1
     is_first = True
+
+    def share(self, find: Callable[[], Found], run: str) -> Found:
+        """Return what there is."""
+        return find()
 
     def wrap(self, bank: Bank) -> nn.Module:
         """Return the bank itself."""
