@@ -23,8 +23,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safe_ray.cli import EXIT_INPUT, EXIT_INTERRUPTED
-from safe_ray.errors import InputError, nearest
+from safe_ray.arguments import CONFIG_DIR, HELP, Option, answer, help_lines
+from safe_ray.arguments import parse as parse_options
+from safe_ray.errors import InputError
 
 if TYPE_CHECKING:
     from pipelines.suites import Plan
@@ -59,13 +60,13 @@ examples:
 suite=PATH.yaml reads a suite of your own. sweep=NAME names the benchmark, else it is called after
 the suite. All other settings are those of `python -m safe_ray.tune`, whose --help lists them.
 
-options:
-  --list             print the suites, or with suite=NAME what it would run, and do nothing
-  --config-dir DIR   a tree like conf/ of your own; its files go before the packaged ones
-  --out FOLDER       where `report` writes; by default the first folder that it reads
-  --help             print this
-
-suites:"""
+options:"""
+OPTIONS = (
+    Option("--list", "print the suites, or with suite=NAME what it would run, and do nothing"),
+    CONFIG_DIR,
+    Option("--out", "where `report` writes; by default the first folder that it reads", "FOLDER"),
+    HELP,
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Request:
     out: str | None
     list_only: bool
     report: bool
+    help: bool
     folders: tuple[str, ...]
     overrides: tuple[str, ...]
 
@@ -87,68 +89,49 @@ def parse(arguments: Sequence[str]) -> Request:
     Raises:
         InputError: an option that does not exist, or one that lacks its value.
     """
-    options: dict[str, str] = {}
-    suite: str | None = None
-    list_only = False
-    rest: list[str] = []
-    given = iter(arguments)
-    for argument in given:
-        name, equals, value = argument.partition("=")
-        if argument == "--list":
-            list_only = True
-        elif name in ("--config-dir", "--out"):
-            options[name] = value if equals else next(given, "")
-            if not options[name]:
-                raise InputError(f"{name} needs a folder: write {name} <folder>.")
-        elif argument.startswith("-"):
-            known = ["--list", "--config-dir", "--out", "--help"]
-            raise InputError(
-                f"There is no option {argument}: there are {', '.join(known)}."
-                + nearest(argument, known)
-            )
-        elif name == "suite" and equals:
-            suite = value
-        else:
-            rest.append(argument)
+    given = parse_options(arguments, OPTIONS)
+    named = [argument for argument in given.rest if argument.startswith("suite=")]
+    rest = [argument for argument in given.rest if argument not in named]
+    out = given.value("--out")
     report = rest[:1] == [REPORT]
-    folders = [argument for argument in rest[1:] if report]
+    folders = rest[1:] if report else []
     if report and not folders:
         raise InputError("report needs folders of sweeps: write report <folder> [<folder>...].")
-    if "--out" in options and not report:
+    if out is not None and not report:
         raise InputError("--out belongs to report: a run is placed with storage= and sweep=.")
     return Request(
-        suite,
-        options.get("--config-dir"),
-        options.get("--out"),
-        list_only,
-        report,
-        tuple(folders),
-        () if report else tuple(rest),
+        suite=named[-1].partition("=")[2] if named else None,
+        config_dir=given.value(CONFIG_DIR.name),
+        out=out,
+        list_only="--list" in given.flags,
+        report=report,
+        help=HELP.name in given.flags,
+        folders=tuple(folders),
+        overrides=() if report else tuple(rest),
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 2 for a mistake in it, 130 if interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if "--help" in arguments or "-h" in arguments:
-        print(f"{USAGE}\n{_suites(None)}")
+    return answer(lambda: _run(parse(arguments)))
+
+
+def _run(request: Request) -> int:
+    if request.help:
+        print("\n".join([USAGE, *help_lines(OPTIONS), "", "suites:", _suites(None)]))
         return 0
-    try:
-        request = parse(arguments)
-        if request.report:
-            _say_where(report(request))
+    if request.report:
+        _say_where(report(request))
+        return 0
+    if request.suite is None:
+        if request.list_only:
+            print(_suites(request.config_dir))
             return 0
-        if request.suite is None:
-            if request.list_only:
-                print(_suites(request.config_dir))
-                return 0
-            raise InputError(
-                f"Which suite shall be run? Write suite=NAME, one of {', '.join(_names(None))}."
-            )
-        return _planned(request)
-    except InputError as error:
-        print(f"safe_ray: {error}", file=sys.stderr)
-        return EXIT_INPUT
+        raise InputError(
+            f"Which suite shall be run? Write suite=NAME, one of {', '.join(_names(None))}."
+        )
+    return _planned(request)
 
 
 def _planned(request: Request) -> int:
@@ -162,16 +145,16 @@ def _planned(request: Request) -> int:
         print(describe(planned))
         return 0
     treat_sigterm_as_interrupt()
-    try:
+
+    def work() -> int:
         _say_where(run(planned))
-    except KeyboardInterrupt:
-        print(
-            "\nInterrupted; nothing that was finished is lost. To go on, give the same command "
-            f"with sweep={planned.name}",
-            file=sys.stderr,
-        )
-        return EXIT_INTERRUPTED
-    return 0
+        return 0
+
+    return answer(
+        work,
+        "Interrupted; nothing that was finished is lost. To go on, give the same command "
+        f"with sweep={planned.name}",
+    )
 
 
 def _names(config_dir: str | None) -> list[str]:

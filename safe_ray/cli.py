@@ -12,22 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safe_ray import __version__
+from safe_ray.arguments import CONFIG_DIR, HELP, VERSION, Option, answer, help_lines, parse, version
 from safe_ray.cluster import JOB_VARIABLE
-from safe_ray.errors import InputError
 from safe_ray.interruption import treat_sigterm_as_interrupt
 
 if TYPE_CHECKING:
     from safe_ray.config import SweepConfig
 
-EXIT_INPUT = 2
-EXIT_INTERRUPTED = 130
-
-OPTIONS = """options:
-  --config-dir DIR   a tree like conf/ of your own; its files go before the packaged ones
-  --show-config      print the composed configuration as YAML, and do nothing
-  --version          print the version
-  --help             print this"""
+SHOW_CONFIG = Option("--show-config", "print the composed configuration as YAML, and do nothing")
+COMMON = (CONFIG_DIR, SHOW_CONFIG, VERSION, HELP)
 
 
 @dataclass(frozen=True)
@@ -38,13 +31,15 @@ class Command:
         verb: the module's name.
         summary: what it does, in a sentence.
         examples: command lines after the module's name, each with what it does.
-        run: does the work.
+        run: does the work; it is given the flags of `options`, too.
+        options: what it takes beside what all commands take.
     """
 
     verb: str
     summary: str
     examples: tuple[tuple[str, str], ...]
-    run: Callable[[SweepConfig], object]
+    run: Callable[[SweepConfig, frozenset[str]], object]
+    options: tuple[Option, ...] = ()
 
 
 def main(command: Command, arguments: Sequence[str] | None = None) -> int:
@@ -55,31 +50,38 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
         error), 130 after an interruption.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        config = _configure(command, arguments)
-    except InputError as error:
-        return _refuse(error)
-    if config is None:
+    return answer(lambda: _run(command, arguments))
+
+
+def _run(command: Command, arguments: Sequence[str]) -> int:
+    given = parse(arguments, (*command.options, *COMMON))
+    config_dir = given.value(CONFIG_DIR.name)
+    if VERSION.name in given.flags:
+        print(version())
+        return 0
+    if HELP.name in given.flags:
+        print(help_text(command, config_dir))
+        return 0
+    from safe_ray.compose import load_config
+
+    config = load_config(given.rest, config_dir)
+    if SHOW_CONFIG.name in given.flags:
+        import yaml
+
+        print(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), end="")
         return 0
     treat_sigterm_as_interrupt()
     _warn_of_passing_storage(config)
-    try:
-        command.run(config)
-    except InputError as error:
-        return _refuse(error)
-    except KeyboardInterrupt:
-        print(
-            "\nInterrupted; nothing that was finished is lost. To go on, give the same command "
-            f"with sweep={config.sweep}",
-            file=sys.stderr,
-        )
-        return EXIT_INTERRUPTED
-    return 0
 
+    def work() -> int:
+        command.run(config, given.flags)
+        return 0
 
-def _refuse(error: InputError) -> int:
-    print(f"safe_ray: {error}", file=sys.stderr)
-    return EXIT_INPUT
+    return answer(
+        work,
+        "Interrupted; nothing that was finished is lost. To go on, give the same command "
+        f"with sweep={config.sweep}",
+    )
 
 
 def _warn_of_passing_storage(config: SweepConfig) -> None:
@@ -90,47 +92,6 @@ def _warn_of_passing_storage(config: SweepConfig) -> None:
             "it; name a folder that stays, and that all nodes see, with storage=<folder>.",
             file=sys.stderr,
         )
-
-
-def _configure(command: Command, arguments: Sequence[str]) -> SweepConfig | None:
-    """Return the configuration, or None if the arguments asked for words only."""
-    overrides: list[str] = []
-    config_dir: str | None = None
-    show = False
-    rest = iter(arguments)
-    asked_for_help = False
-    for argument in rest:
-        if argument in ("--help", "-h"):
-            asked_for_help = True
-        elif argument == "--version":
-            print(f"safe_ray {__version__}")
-            return None
-        elif argument == "--show-config":
-            show = True
-        elif argument == "--config-dir" or argument.startswith("--config-dir="):
-            _, equals, value = argument.partition("=")
-            config_dir = value if equals else next(rest, None)
-            if not config_dir:
-                raise InputError("--config-dir needs a folder: write --config-dir <folder>.")
-        elif argument.startswith("-"):
-            raise InputError(
-                f"There is no option {argument}: settings are written group.knob=value, and "
-                "--help lists them."
-            )
-        else:
-            overrides.append(argument)
-    if asked_for_help:
-        print(help_text(command, config_dir))
-        return None
-    from safe_ray.compose import load_config
-
-    config = load_config(overrides, config_dir)
-    if show:
-        import yaml
-
-        print(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), end="")
-        return None
-    return config
 
 
 def help_text(command: Command, config_dir: str | None = None) -> str:
@@ -161,4 +122,5 @@ def help_text(command: Command, config_dir: str | None = None) -> str:
         else:
             text = "null" if value is None else str(value)
         lines += [f"  {knob.path}={text}", f"      {knob.meaning} ({knob.type})"]
-    return "\n".join([*lines, "", OPTIONS])
+    lines += ["", "options:", *help_lines((*command.options, *COMMON))]
+    return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -10,10 +9,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from safe_ray import __version__
-from safe_ray.cli import EXIT_INPUT, EXIT_INTERRUPTED
+from safe_ray.arguments import (
+    CONFIG_DIR,
+    HELP,
+    VERSION,
+    Arguments,
+    Option,
+    answer,
+    help_lines,
+    parse,
+    version,
+)
 from safe_ray.errors import InputError, nearest
 from safe_ray.progress import Progress, Reporter
 
@@ -27,19 +35,42 @@ SHOWN_BAD_IMAGES = 10
 EPISODES = "episodes"
 IMAGES_AT_ONCE = 512
 
-DESCRIPTION = """\
+OPTIONS = (
+    Option("--verify", "decode every image"),
+    Option("--root", "the same as data.root=DIR", "DIR"),
+    CONFIG_DIR,
+    VERSION,
+    HELP,
+)
+USAGE = """\
+usage: python -m safe_ray.datasets [options] [NAME...] [data.knob=value]
+       python -m safe_ray.datasets episodes SPLIT.json [options]
+
 List the data sets of the configuration: what of each is there, what is missing, and where to get
 it. With names, count the images of each of these by split and class.
 
+examples:
   python -m safe_ray.datasets
   python -m safe_ray.datasets dtd eurosat data.root=/data
   python -m safe_ray.datasets dtd --verify
-  python -m safe_ray.datasets episodes SPLIT.json --shots 1 2 4 8 16 --seeds 1 2 3"""
+  python -m safe_ray.datasets episodes SPLIT.json --shots 1 2 4 8 16 --seeds 1 2 3
 
-EPISODES_DESCRIPTION = """\
+options:"""
+
+EPISODES_OPTIONS = (
+    Option("--shots", "training images a class (1 2 4 8 16)", "NUMBERS", many=True),
+    Option("--seeds", "one episode each (1 2 3)", "NUMBERS", many=True),
+    Option("--convention", "how samples are drawn: coop, clip_lora, tip_adapter", "NAME"),
+    HELP,
+)
+EPISODES_USAGE = """\
+usage: python -m safe_ray.datasets episodes SPLIT.json [options]
+
 Draw few-shot episodes from a split file in CoOp's layout, without its images, and print a table of
 their digests (16 hexadecimal digits of a SHA-256 over the lines `path<TAB>label`), to compare with
-those of another program or machine."""
+those of another program or machine.
+
+options:"""
 
 
 @dataclass(frozen=True)
@@ -78,13 +109,6 @@ class BadImage:
     reason: str
 
 
-class _Parser(argparse.ArgumentParser):
-    """Tells of mistakes in one sentence, as the other commands do."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; --help lists what there is.")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
@@ -93,63 +117,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interruption.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        if arguments[:1] == [EPISODES]:
-            return _episodes(_episodes_parser().parse_args(arguments[1:]))
-        return _datasets(_parser().parse_args(arguments))
-    except InputError as error:
-        print(f"safe_ray: {error}", file=sys.stderr)
-        return EXIT_INPUT
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    if arguments[:1] == [EPISODES]:
+        return answer(lambda: _episodes(parse(arguments[1:], EPISODES_OPTIONS)))
+    return answer(lambda: _datasets(parse(arguments, OPTIONS)))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        "python -m safe_ray.datasets",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="data sets; or data.knob=value")
-    parser.add_argument("--verify", action="store_true", help="decode every image")
-    parser.add_argument("--root", metavar="DIR", help="the same as data.root=DIR")
-    parser.add_argument(
-        "--config-dir",
-        metavar="DIR",
-        help="a tree like conf/ of your own; its files go before the packaged ones",
-    )
-    parser.add_argument("--version", action="version", version=f"safe_ray {__version__}")
-    return parser
-
-
-def _episodes_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        f"python -m safe_ray.datasets {EPISODES}",
-        description=EPISODES_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("split", metavar="SPLIT.json", help="the split file")
-    parser.add_argument(
-        "--shots", nargs="+", type=int, default=[1, 2, 4, 8, 16], help="training images a class"
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="one episode each")
-    parser.add_argument(
-        "--convention", default="coop", help="how samples are drawn: coop, clip_lora, tip_adapter"
-    )
-    return parser
-
-
-def _datasets(options: argparse.Namespace) -> int:
+def _datasets(given: Arguments) -> int:
+    if VERSION.name in given.flags:
+        print(version())
+        return 0
+    if HELP.name in given.flags:
+        print("\n".join([USAGE, *help_lines(OPTIONS)]))
+        return 0
     from safe_ray.compose import ConfigTree, load_dataset
 
-    tree = ConfigTree.of(options.config_dir)
-    overrides = [argument for argument in options.names if "=" in argument]
-    names = [argument for argument in options.names if "=" not in argument]
-    if options.root:
-        overrides.append(f"data.root={options.root}")
+    tree = ConfigTree.of(given.value(CONFIG_DIR.name))
+    overrides = [argument for argument in given.rest if "=" in argument]
+    names = [argument for argument in given.rest if "=" not in argument]
+    if (folder := given.value("--root")) is not None:
+        overrides.append(f"data.root={folder}")
     root = data_root(tree, overrides)
     known = known_datasets(tree)
     for name in names:
@@ -160,12 +146,13 @@ def _datasets(options: argparse.Namespace) -> int:
                 + (nearest(name, known) or f" There are: {', '.join(known)}.")
             )
     specs = [load_dataset(tree, name).spec() for name in names or known]
-    if not names and not options.verify:
+    verify = "--verify" in given.flags
+    if not names and not verify:
         print("\n".join(listing([take_stock(spec, root) for spec in specs], root)))
         return 0
     if not names:
         specs = [spec for spec in specs if take_stock(spec, root).state == "ready"]
-    return _count(specs, root, options.verify)
+    return _count(specs, root, verify)
 
 
 def data_root(tree: ConfigTree, overrides: Sequence[str]) -> Path:
@@ -317,13 +304,35 @@ def verdict(bad: Sequence[BadImage], checked: int) -> Iterator[str]:
         yield f"  and {len(bad) - SHOWN_BAD_IMAGES} more"
 
 
-def _episodes(options: argparse.Namespace) -> int:
+def _episodes(given: Arguments) -> int:
+    if HELP.name in given.flags:
+        print("\n".join([EPISODES_USAGE, *help_lines(EPISODES_OPTIONS)]))
+        return 0
+    if len(given.rest) != 1:
+        raise InputError(
+            f"{EPISODES} needs one split file: write {EPISODES} SPLIT.json (--help lists what "
+            "there is)."
+        )
     from safe_ray.files import resolve_path
 
-    split = resolve_path(options.split)
-    rows = list(episode_rows(split, options.shots, options.seeds, options.convention))
+    rows = list(
+        episode_rows(
+            resolve_path(given.rest[0]),
+            _numbers(given, "--shots", (1, 2, 4, 8, 16)),
+            _numbers(given, "--seeds", (1, 2, 3)),
+            given.value("--convention") or "coop",
+        )
+    )
     print("\n".join("\t".join(row) for row in rows))
     return 0
+
+
+def _numbers(given: Arguments, name: str, default: Sequence[int]) -> Sequence[int]:
+    texts = given.values.get(name, ())
+    for text in texts:
+        if not text.isdecimal():
+            raise InputError(f"{name} holds {text!r}: write whole numbers, as in {name} 1 2 4.")
+    return [int(text) for text in texts] or default
 
 
 def episode_rows(

@@ -8,7 +8,7 @@ from safe_ray.cli import Command, main
 from safe_ray.config import SweepConfig
 
 
-def run(config: SweepConfig) -> None:
+def run(config: SweepConfig, flags: frozenset[str]) -> None:
     """Extract what the sweep of the same settings would need."""
     from safe_ray.search.extraction import run_extract
 

@@ -8,7 +8,7 @@ from safe_ray.cli import Command, main
 from safe_ray.config import SweepConfig
 
 
-def run(config: SweepConfig) -> None:
+def run(config: SweepConfig, flags: frozenset[str]) -> None:
     """Run the sweep."""
     from safe_ray.search.sweep import run_sweep
 

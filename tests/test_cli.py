@@ -130,7 +130,7 @@ def interrupted(number: signal.Signals) -> subprocess.CompletedProcess[str]:
         # A shell without job control starts what it puts in the background with SIGINT ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from safe_ray.cli import Command, main\n"
-        "def run(config):\n"
+        "def run(config, flags):\n"
         "    print('working', flush=True)\n"
         "    time.sleep(60)\n"
         "arguments = ['sweep=mine', 'backbone=rn50', 'tasks.datasets=[eurosat]']\n"
@@ -163,7 +163,7 @@ def test_a_job_is_warned_when_its_results_would_go_with_it(tmp_path: Path):
         "import sys\n"
         "from safe_ray.cli import Command, main\n"
         "arguments = ['backbone=rn50', 'tasks.datasets=[eurosat]', *sys.argv[1:]]\n"
-        "sys.exit(main(Command('tune', '', (), lambda config: None), arguments))\n"
+        "sys.exit(main(Command('tune', '', (), lambda config, flags: None), arguments))\n"
     )
 
     def submitted(*arguments: str) -> str:

@@ -1,0 +1,148 @@
+"""What all commands share of a command line: a table of options, one parser, exit statuses."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from safe_ray import __version__
+from safe_ray.errors import InputError, nearest
+
+EXIT_INPUT = 2
+EXIT_INTERRUPTED = 130
+EXIT_NOBODY_READS = 128 + signal.SIGPIPE
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a command.
+
+    Attributes:
+        name: with its dashes.
+        meaning: the line that `--help` prints for it.
+        value: what follows it, as `--help` calls it; "" for a flag.
+        many: all arguments up to the next option follow it, not one.
+    """
+
+    name: str
+    meaning: str
+    value: str = ""
+    many: bool = False
+
+
+HELP = Option("--help", "print this")
+VERSION = Option("--version", "print the version")
+CONFIG_DIR = Option(
+    "--config-dir", "a tree like conf/ of your own; its files go before the packaged ones", "DIR"
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A command line that was understood.
+
+    Attributes:
+        flags: the names of the options without a value that were given.
+        values: what was given for the others, by name.
+        rest: what belongs to no option, in its order.
+    """
+
+    flags: frozenset[str]
+    values: Mapping[str, Sequence[str]]
+    rest: tuple[str, ...]
+
+    def value(self, name: str) -> str | None:
+        """Return what was given for an option, the last time if several."""
+        return self.values[name][-1] if name in self.values else None
+
+
+def parse(arguments: Sequence[str], options: Sequence[Option]) -> Arguments:
+    """Tell the options in a command line from what belongs to none.
+
+    Raises:
+        InputError: an option that does not exist or lacks its value, or a flag that is given one.
+    """
+    known = {option.name: option for option in options}
+    flags: set[str] = set()
+    values: dict[str, list[str]] = {}
+    rest: list[str] = []
+    given = list(arguments)
+    while given:
+        argument = given.pop(0)
+        if not argument.startswith("-"):
+            rest.append(argument)
+            continue
+        name, equals, value = ("--help", "", "") if argument == "-h" else argument.partition("=")
+        option = known.get(name)
+        if option is None:
+            raise InputError(
+                f"There is no option {argument}: settings are written group.knob=value, and "
+                f"--help lists all.{nearest(name, known)}"
+            )
+        if not option.value:
+            if equals:
+                raise InputError(f"{name} takes no value: write {name} alone.")
+            flags.add(name)
+            continue
+        found = [value] if equals else []
+        while not equals and given and not given[0].startswith("-"):
+            found.append(given.pop(0))
+            if not option.many:
+                break
+        if not any(found):
+            raise InputError(f"{name} needs a value: write {name} <{option.value.lower()}>.")
+        values.setdefault(name, []).extend(found)
+    return Arguments(frozenset(flags), values, tuple(rest))
+
+
+def help_lines(options: Sequence[Option]) -> Iterator[str]:
+    """Yield the lines of `--help` about options."""
+    names = [f"{option.name} {option.value}".rstrip() for option in options]
+    width = max(map(len, names))
+    for name, option in zip(names, options, strict=True):
+        yield f"  {name:<{width}}   {option.meaning}"
+
+
+def version() -> str:
+    """Return what `--version` prints."""
+    return f"safe_ray {__version__}"
+
+
+def answer(work: Callable[[], int], interrupted: str = "Interrupted.") -> int:
+    """Do a command's work, and turn how it ends into an exit status.
+
+    Args:
+        work: returns the status of a work that ended well.
+        interrupted: what to say after Ctrl-C.
+
+    Returns:
+        That of `work`; 2 for a mistake in what was asked for, told in one sentence on standard
+        error; 130 after an interruption; 141 if whoever read standard output stopped reading.
+    """
+    try:
+        status = work()
+        sys.stdout.flush()
+        return status
+    except InputError as error:
+        print(f"safe_ray: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    except KeyboardInterrupt:
+        print(f"\n{interrupted}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        # The interpreter flushes standard output once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_NOBODY_READS
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose other end was closed, as `| head` does."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
