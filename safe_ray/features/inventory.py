@@ -1,9 +1,9 @@
 """The inventory of a table of images: each one's digest, and which cannot be decoded.
 
-Every image is read and decoded once, before anything expensive starts. What was found sound is
-remembered by (file, size, modification time), or by digest for images inside a table, so that a
-second run reads no file again. A part of a file, such as an image in a tar, is known by its place
-in it and the size and time of the whole.
+Every image is read and decoded once, before anything expensive starts. What was found sound, and
+what the decoder warned of, is remembered by (file, size, modification time), or by digest for
+images inside a table, so that a second run reads no file again. A part of a file, such as an image
+in a tar, is known by its place in it and the size and time of the whole.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
-from safe_ray.data.images import BadImageError, decode_image
+from safe_ray.data.images import BadImageError, decode_image, decoder_warning
 from safe_ray.data.locations import first_line, is_uri, stamp
 from safe_ray.data.sources import ImageSource, image_sources
 from safe_ray.errors import InputError
@@ -29,6 +29,7 @@ from safe_ray.progress import Progress
 SAMPLE_DIGITS = 32
 
 _SHOWN_BAD = 10
+_SHOWN_WARNED = 3
 _PROGRESS_INTERVAL_S = 0.2
 _REMOTE_WORKERS = 16
 _Stamp = tuple[str, int, int]
@@ -46,12 +47,14 @@ class Inventory:
         table: the rows whose image is sound, with a column `sample`: the first 32 hexadecimal
             digits of the SHA-256 of the encoded image.
         bad: (path, reason) of the rows that were left out.
+        warned: (path, warning) of the rows in `table` that the decoder takes, but warns of.
         checked: how many images were not known from before.
     """
 
     table: pa.Table
     bad: tuple[tuple[str, str], ...]
     checked: int
+    warned: tuple[tuple[str, str], ...] = ()
 
     @property
     def samples(self) -> list[str]:
@@ -60,10 +63,19 @@ class Inventory:
 
 
 @dataclass(frozen=True)
+class _Known:
+    """What earlier runs found: the sample of each file, and the warning of each sample."""
+
+    files: Mapping[_Stamp, str]
+    samples: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class _Finding:
     sample: str = ""
     stamp: _Stamp | None = None
     reason: str = ""
+    warning: str = ""
     checked: bool = False
 
 
@@ -89,13 +101,17 @@ def take_inventory(
         InputError: some image is missing, unreadable or not an image (the first ten are named),
             and `skip_bad` is off; or none is sound.
     """
-    known_files, known_samples = _read_cache(cache)
-    findings = list(_examine(table, known_files, known_samples, progress))
+    findings = list(_examine(table, _read_cache(cache), progress))
     paths = table.column("path").to_pylist()
     bad = tuple(
         (path, finding.reason)
         for path, finding in zip(paths, findings, strict=True)
         if finding.reason
+    )
+    warned = tuple(
+        (path, finding.warning)
+        for path, finding in zip(paths, findings, strict=True)
+        if finding.warning and not finding.reason
     )
     if any(finding.checked and not finding.reason for finding in findings):
         _remember(cache, findings)
@@ -112,13 +128,12 @@ def take_inventory(
     if "sample" in kept.column_names:
         kept = kept.drop_columns(["sample"])
     checked = sum(finding.checked for finding in findings)
-    return Inventory(kept.append_column("sample", samples), bad, checked)
+    return Inventory(kept.append_column("sample", samples), bad, checked, warned)
 
 
 def _examine(
     table: pa.Table,
-    known_files: Mapping[_Stamp, str],
-    known_samples: frozenset[str],
+    known: _Known,
     progress: Progress,
 ) -> Iterator[_Finding]:
     total = table.num_rows
@@ -127,9 +142,9 @@ def _examine(
 
     def examine(source: ImageSource) -> _Finding:
         if source.file is None:
-            return _examine_bytes(source.read(), known_samples)
+            return _examine_bytes(source.read(), known)
         get_stamp = stamp if source.length is None else shared_stamp
-        return _examine_file(source, get_stamp, known_files, known_samples)
+        return _examine_file(source, get_stamp, known)
 
     start = shown = time.monotonic()
     with ThreadPoolExecutor(_workers(table), "inventory") as pool:
@@ -169,8 +184,7 @@ def _workers(table: pa.Table) -> int:
 def _examine_file(
     source: ImageSource,
     get_stamp: Callable[[str], tuple[int, int]],
-    known_files: Mapping[_Stamp, str],
-    known_samples: frozenset[str],
+    known: _Known,
 ) -> _Finding:
     assert source.file is not None
     assert source.name is not None
@@ -178,25 +192,37 @@ def _examine_file(
         size, changed = get_stamp(source.file)
         key = (source.name, size, changed)
         # Where nothing tells when a file was changed, it is read each time.
-        if changed and key in known_files:
-            return _Finding(known_files[key], key)
+        if changed and key in known.files:
+            sample = known.files[key]
+            return _Finding(sample, key, warning=known.samples[sample])
         encoded = source.read()
     except OSError as error:
         return _Finding(reason=first_line(error))
-    finding = _examine_bytes(encoded, known_samples)
+    finding = _examine_bytes(encoded, known)
     # A file known by its bytes under another name is new to the cache under this one.
-    return _Finding(finding.sample, key, finding.reason, checked=True)
+    return replace(finding, stamp=key, checked=True)
 
 
-def _examine_bytes(encoded: bytes, known_samples: frozenset[str]) -> _Finding:
+def _examine_bytes(encoded: bytes, known: _Known) -> _Finding:
     sample = sample_digest(encoded)
-    if sample in known_samples:
-        return _Finding(sample)
+    if sample in known.samples:
+        return _Finding(sample, warning=known.samples[sample])
     try:
         decode_image(encoded)
     except BadImageError as error:
         return _Finding(sample, reason=str(error), checked=True)
-    return _Finding(sample, checked=True)
+    return _Finding(sample, warning=decoder_warning(encoded), checked=True)
+
+
+def describe_warned(warned: Sequence[tuple[str, str]]) -> str:
+    """Return one sentence that names the first images that the decoder warns of."""
+    shown = "; ".join(f"{path} ({warning})" for path, warning in warned[:_SHOWN_WARNED])
+    more = f"; and {len(warned) - _SHOWN_WARNED} more" if len(warned) > _SHOWN_WARNED else ""
+    what = "1 image decodes" if len(warned) == 1 else f"{len(warned)} images decode"
+    return (
+        f"{what} with a warning and may be damaged: {shown}{more}. They are used as they are; look "
+        "at them."
+    )
 
 
 def describe_bad(bad: Sequence[tuple[str, str]], total: int) -> str:
@@ -209,57 +235,60 @@ def describe_bad(bad: Sequence[tuple[str, str]], total: int) -> str:
     )
 
 
-def _read_cache(cache: Path) -> tuple[Mapping[_Stamp, str], frozenset[str]]:
+_CACHE_SCHEMA = pa.schema(
+    [
+        ("file", pa.string()),
+        ("size", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("sample", pa.string()),
+        ("warning", pa.string()),
+    ]
+)
+
+
+def _read_cache(cache: Path) -> _Known:
     try:
         status = cache.stat()
     except OSError:
-        return {}, frozenset()
+        return _Known({}, {})
     return _parse_cache(cache, status.st_size, status.st_mtime_ns)
 
 
 # A sweep takes the inventory of many small tables against one cache.
 @functools.lru_cache(maxsize=1)
-def _parse_cache(
-    cache: Path, size: int, mtime_ns: int
-) -> tuple[Mapping[_Stamp, str], frozenset[str]]:
+def _parse_cache(cache: Path, size: int, mtime_ns: int) -> _Known:
     try:
         with pa.memory_map(str(cache)) as source, pa.ipc.open_file(source) as reader:
             columns = reader.read_all().to_pydict()
-        rows = zip(
-            columns["file"], columns["size"], columns["mtime_ns"], columns["sample"], strict=True
-        )
+        rows = zip(*(columns[name] for name in _CACHE_SCHEMA.names[:4]), strict=True)
         files = {(file, size, mtime): sample for file, size, mtime, sample in rows if file}
-        return files, frozenset(columns["sample"])
+        return _Known(files, dict(zip(columns["sample"], columns["warning"], strict=True)))
+    # One that is damaged, or of an older version: everything is checked once more.
     except (OSError, pa.ArrowException, ValueError, KeyError):
-        return {}, frozenset()
+        return _Known({}, {})
 
 
 def _remember(cache: Path, findings: Iterable[_Finding]) -> None:
     # Read again, because others may have written meanwhile. If two write at the same moment, the
     # rows of one are lost, and are checked again in its next run.
-    files, samples = _read_cache(cache)
-    latest = {stamp[0]: (*stamp, sample) for stamp, sample in files.items()}
-    inline = dict.fromkeys(samples - set(files.values()))
+    known = _read_cache(cache)
+    warnings = dict(known.samples)
+    latest = {stamp[0]: (*stamp, sample) for stamp, sample in known.files.items()}
+    inline = dict.fromkeys(known.samples.keys() - set(known.files.values()))
     for finding in findings:
         if finding.reason:
             continue
+        warnings[finding.sample] = finding.warning
         if finding.stamp is None:
             inline[finding.sample] = None
         else:
             latest[finding.stamp[0]] = (*finding.stamp, finding.sample)
     rows = [*latest.values(), *(("", 0, 0, sample) for sample in inline)]
-    schema = pa.schema(
-        [
-            ("file", pa.string()),
-            ("size", pa.int64()),
-            ("mtime_ns", pa.int64()),
-            ("sample", pa.string()),
-        ]
-    )
     columns = [list(column) for column in zip(*rows, strict=True)]
+    columns.append([warnings[sample] for sample in columns[3]])
     with (
         contextlib.suppress(InputError),
         replacing(cache) as temporary,
-        pa.ipc.new_file(str(temporary), schema) as writer,
+        pa.ipc.new_file(str(temporary), _CACHE_SCHEMA) as writer,
     ):
-        writer.write_table(pa.table(columns, schema=schema))
+        writer.write_table(pa.table(columns, schema=_CACHE_SCHEMA))

@@ -20,7 +20,11 @@ def run_extract(config: SweepConfig) -> list[ExtractionSummary]:
     episodes = preparation.draw_episodes(config, manifests)
     summaries = []
     with Reporter() as reporter:
+        for sentence in preparation.assumptions(config, manifests, episodes):
+            reporter.say(sentence)
         images = preparation.check_images(config, manifests, episodes, reporter.phase)
+        for sentence in images.remarks():
+            reporter.say(sentence)
         backbone = load_backbone(config.backbone.spec(), parts=("trunk",))
         connect(config.cluster.address, config.cluster.num_cpus)
         summaries.append(

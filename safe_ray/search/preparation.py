@@ -23,7 +23,7 @@ from safe_ray.features.extract import (
     extract,
     open_store,
 )
-from safe_ray.features.inventory import Inventory, describe_bad, take_inventory
+from safe_ray.features.inventory import Inventory, describe_bad, describe_warned, take_inventory
 from safe_ray.files import digest_json, replacing
 from safe_ray.heads.bank import select_parameters
 from safe_ray.heads.blending import alpha_grid
@@ -68,11 +68,18 @@ class CheckedImages:
         tasks: the tasks, with the images of their episodes.
         tests: the inventory of the test split of each data set and target.
         bad: path and reason of each image that is left out.
+        warned: path and warning of each image that the decoder takes, but warns of.
     """
 
     tasks: Sequence[CheckedTask]
     tests: Mapping[str, Inventory]
     bad: Sequence[tuple[str, str]]
+    warned: Sequence[tuple[str, str]]
+
+    def remarks(self) -> list[str]:
+        """Return what to say about the images, in sentences."""
+        said = [f"Left out {len(self.bad)} images that cannot be read."] if self.bad else []
+        return [*said, *([describe_warned(self.warned)] if self.warned else [])]
 
 
 def search_space(config: SweepConfig) -> SearchSpace:
@@ -222,7 +229,8 @@ def check_images(
     bad = sorted({image for inventory in inventories for image in inventory.bad})
     if bad and not config.data.skip_bad:
         raise InputError(describe_bad(bad, sum(i.table.num_rows for i in inventories) + len(bad)))
-    return CheckedImages(tasks, tests, bad)
+    warned = sorted({image for inventory in inventories for image in inventory.warned})
+    return CheckedImages(tasks, tests, bad, warned)
 
 
 def check_unchanged(config: SweepConfig, tasks: Sequence[CheckedTask]) -> None:

@@ -105,8 +105,8 @@ def run_sweep(config: SweepConfig) -> SweepSummary:
                 config.search.concurrent_trials,
             )
             images = preparation.check_images(config, manifests, episodes, reporter.phase)
-            if images.bad:
-                reporter.say(f"Left out {len(images.bad)} images that cannot be read.")
+            for sentence in images.remarks():
+                reporter.say(sentence)
             writer.log_system(system_facts(_devices(resources)))
 
             # Nobody who chooses has a test split to look at, from here until all is chosen.

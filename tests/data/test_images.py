@@ -11,6 +11,7 @@ from safe_ray.data.images import (
     SUFFIXES,
     BadImageError,
     decode_image,
+    decoder_warning,
     has_image_suffix,
 )
 
@@ -174,3 +175,39 @@ def test_a_decompression_bomb_is_not_unpacked(monkeypatch):
 def test_floating_point_samples_have_no_range():
     with pytest.raises(BadImageError, match="floating-point"):
         decode_image(encode(Image.new("F", (4, 4)), "TIFF"))
+
+
+def photograph(size=200):
+    """Noise at every scale, which fills a JPEG's data as a photograph does."""
+    rng = np.random.default_rng(0)
+    total = np.zeros((size, size, 3))
+    for side in (4, 8, 16, 32, 64, size):
+        layer = Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        total += np.asarray(layer.resize((size, size), Image.Resampling.BICUBIC)) / side**0.5
+    return Image.fromarray((total / total.max() * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_with_scrambled_bytes_in_its_middle_decodes_with_a_warning(progressive):
+    sound = encode(photograph(), "JPEG", quality=85, progressive=progressive)
+    middle = len(sound) // 2
+    scrambled = sound[:middle] + bytes(400) + sound[middle + 400 :]
+    assert decode_image(scrambled).size == (200, 200)
+    assert decoder_warning(scrambled).startswith("Corrupt JPEG data")
+    assert decoder_warning(sound) == ""
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_sound_images_have_no_warning(mode):
+    image = photograph(40).convert(mode)
+    for options in ({}, {"progressive": True}, {"restart_marker_rows": 1}):
+        assert decoder_warning(encode(image, "JPEG", **options)) == ""
+    assert decoder_warning(encode(image, "JPEG") + b"trailing") == ""
+    assert decoder_warning(encode(photograph(40))) == ""
+
+
+def test_a_jpeg_may_come_smaller_but_no_side_below_what_is_asked_for():
+    encoded = encode(photograph(400).resize((640, 400)), "JPEG")
+    assert decode_image(encoded, 64).size == (160, 100)
+    assert decode_image(encoded, 401).size == (640, 400)
+    assert decode_image(encode(photograph(100)), 10).size == (100, 100)

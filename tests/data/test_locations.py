@@ -16,6 +16,7 @@ import pytest
 
 from safe_ray.data import locations
 from safe_ray.data.locations import (
+    absent,
     exists,
     is_folder,
     is_uri,
@@ -249,3 +250,15 @@ def test_tables_and_tars_may_lie_on_any_file_system(tmp_path, memory, web, name)
         tables = [manifest.split(split) for split in ("train", "test")]
         read = [image for table in tables for image in read_image_bytes(table, [0, 1])]
         assert sorted(read) == sorted(images.values())
+
+
+def test_absent_files_are_found_by_listing_each_folder_once(tmp_path, monkeypatch):
+    write_tree(tmp_path, {"a": 50, "b": 50})
+    here = [f"{tmp_path}/{folder}/{n:03d}.png" for folder in "ab" for n in range(50)]
+    gone = [f"{tmp_path}/a/050.png", f"{tmp_path}/c/000.png"]
+    listed: list[str] = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: listed.append(folder) or listdir(folder))
+    files = [*here, *gone, "s3://nowhere/at/all.png", f"file://{gone[0]}"]
+    assert absent(files) == [*gone, f"file://{gone[0]}"]
+    assert sorted(listed) == [f"{tmp_path}/{folder}" for folder in "abc"]

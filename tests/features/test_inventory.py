@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from safe_ray.errors import InputError
-from safe_ray.features.inventory import take_inventory
+from safe_ray.features.inventory import describe_warned, take_inventory
 from tests.conftest import SHAPES, draw_shape
 from tests.data.image_tree import load, write_tree
 
@@ -97,6 +98,35 @@ def test_a_changed_file_is_checked_again(tmp_path: Path) -> None:
     inventory = take_inventory(table, tmp_path / "cache.arrow")
     assert inventory.checked == 1
     assert inventory.samples == digests([contents[0], contents[3], contents[2]])
+
+
+def test_what_the_decoder_warns_of_is_kept_and_said_in_every_run(make_table, tmp_path) -> None:
+    contents = images(3)
+    buffer = io.BytesIO()
+    Image.effect_noise((90, 90), 80).save(buffer, "JPEG")
+    jpeg = buffer.getvalue()
+    contents[1] = jpeg[: len(jpeg) // 2] + bytes(400) + jpeg[len(jpeg) // 2 + 400 :]
+    table = make_table(contents)
+    for checked in (3, 0):
+        inventory = take_inventory(table, tmp_path / "cache.arrow")
+        ((path, warning),) = inventory.warned
+        assert (inventory.checked, inventory.bad, path) == (checked, (), "01.png")
+        assert warning.startswith("Corrupt JPEG data")
+        assert inventory.samples == digests(contents)
+    said = describe_warned(inventory.warned)
+    assert said.startswith("1 image decodes with a warning and may be damaged: 01.png (Corrupt")
+    assert describe_warned(inventory.warned * 5).count("01.png") == 3
+
+
+def test_a_cache_without_warnings_is_made_anew(make_table, tmp_path: Path) -> None:
+    table, cache = make_table(images(3)), tmp_path / "cache.arrow"
+    take_inventory(table, cache)
+    with pa.ipc.open_file(cache.read_bytes()) as reader:
+        older = reader.read_all().drop_columns(["warning"])
+    with pa.ipc.new_file(str(cache), older.schema) as writer:
+        writer.write_table(older)
+    assert take_inventory(table, cache).checked == 3
+    assert take_inventory(table, cache).checked == 0
 
 
 def test_tables_share_one_cache(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from safe_ray.compose import load_config
 from safe_ray.config import SweepConfig
 from safe_ray.errors import InputError
 from safe_ray.features.inventory import no_progress
 from safe_ray.search import preparation
+from safe_ray.search.extraction import run_extract
 from safe_ray.specs import DatasetSpec
 from tests.data.coop_tree import OPTIONS, entries, write_coop
+from tests.data.image_tree import write_tree
 
 
 def rows_of(dataset: DatasetSpec) -> list[dict[str, Any]]:
@@ -137,3 +141,26 @@ def test_the_whole_validation_split_can_be_asked_for(
     assert task.selection == "full"
     assert len(task.validation.samples) == sum(row["split"] == "val" for row in rows)
     assert task.episode.digest != check(config_for(tmp_path, rows)).tasks[0].episode.digest
+
+
+def test_what_the_decoder_warns_of_is_said(tmp_path: Path, tiny_dataset: DatasetSpec) -> None:
+    rows = rows_of(tiny_dataset)
+    buffer = io.BytesIO()
+    Image.effect_noise((90, 90), 80).save(buffer, "JPEG")
+    jpeg = buffer.getvalue()
+    tested = next(row for row in rows if row["split"] == "test")
+    tested["image"] = jpeg[: len(jpeg) // 2] + bytes(400) + jpeg[len(jpeg) // 2 + 400 :]
+    (said,) = check(config_for(tmp_path, rows)).remarks()
+    assert f"1 image decodes with a warning and may be damaged: {tested['path']}" in said
+
+
+def test_extraction_says_what_was_assumed_before_it_looks_at_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(tmp_path / "pets", {"cat/a": 4, "dog/a": 4})
+    (tmp_path / "pets/cat/a/000.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="1 of 8 images cannot be used"):
+        run_extract(load_config([f"data={tmp_path}/pets", f"storage={tmp_path}"]))
+    said = capsys.readouterr().err
+    for words in ("read as format 'folder'", "2 classes, named after", "class_level=2", "30% of"):
+        assert words in said

@@ -22,6 +22,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from safe_ray.data.locations import (
+    absent,
     exists,
     first_line,
     is_folder,
@@ -45,6 +46,7 @@ from safe_ray.errors import InputError
 from safe_ray.specs import DatasetSpec
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image_path", "image")
+_NAMED_FILES = 3
 DELIMITERS = (",", "\t", ";", "|")
 _OPTIONS = (
     "path_column",
@@ -88,8 +90,23 @@ def read(spec: DatasetSpec, location: str) -> RawDataset:
             f"{len(labelling.classes)} classes, as {location} names them.",
             *labelling.notes,
             *division.notes,
+            *_absent_notes(location, files),
         ),
     )
+
+
+def _absent_notes(location: str, files: Sequence[str]) -> list[str]:
+    gone = absent(files)
+    if not gone:
+        return []
+    shown = ", ".join(gone[:_NAMED_FILES]) + (", ..." if len(gone) > _NAMED_FILES else "")
+    rows = (
+        "1 row names a file that is" if len(gone) == 1 else f"{len(gone)} rows name files that are"
+    )
+    return [
+        f"In {location}, {rows} not there ({shown}): a task that draws one, or the test split if "
+        "one is in it, stops the run, unless data.skip_bad=true."
+    ]
 
 
 _Columns = tuple[pa.ChunkedArray, pa.ChunkedArray, pa.ChunkedArray | None]

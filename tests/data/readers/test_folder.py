@@ -18,6 +18,7 @@ from tests.data.coop_tree import png
 from tests.data.image_tree import load, paths, sizes, write_tree
 
 load = partial(load, "folder")
+GROUPED = ("m/a", "m/b", "p/a", "p/b")
 
 
 def test_classes_are_named_after_their_folders(tmp_path):
@@ -139,6 +140,71 @@ def test_folders_inside_a_class_folder_belong_to_it(tmp_path):
     assert manifest.classes == ("cat", "dog")
     listed = paths(manifest, "train") + paths(manifest, "test")
     assert sum(path.startswith("cat/") for path in listed) == 4
+
+
+def test_which_level_of_nested_folders_is_the_class_is_said(tmp_path):
+    manifest = load(write_tree(tmp_path, {"cat": 3, "grp/intact": 2, "grp/broken/old": 2}))
+    assert manifest.classes == ("cat", "grp")
+    assert manifest.notes[1] == (
+        "1 of these have no images of their own, but folders of images (such as grp/broken): all "
+        "of them count for the class of the outer folder. If the inner folders are the classes, "
+        "set options.class_level=2."
+    )
+    uneven = load(write_tree(tmp_path / "all", {"cat/images": 3, "dog/images": 3}))
+    assert uneven.classes == ("cat", "dog")
+    assert uneven.notes[1].startswith("These have no images of their own")
+    flat = load(write_tree(tmp_path / "flat", {"cat": 3, "cat/more": 3, "dog": 3}))
+    assert not any("class_level" in note for note in flat.notes)
+
+
+def test_the_only_folder_around_everything_is_looked_through(tmp_path):
+    root = write_tree(tmp_path / "pets", {"archive/data/cat": 4, "archive/data/dog": 4})
+    (root / "cover.png").write_bytes(png())
+    (root / "README").write_text("x")
+    manifest = load(root)
+    assert manifest.classes == ("cat", "dog")
+    assert manifest.notes[0] == (
+        f"All folders lie in {root}/archive, and so the classes are looked for in there."
+    )
+    assert f"Left out of {root}: 1 image in no class folder, such as cover.png." in manifest.notes
+    inside = load(root / "archive" / "data")
+    assert all(paths(manifest, split) == paths(inside, split) for split in ("train", "test"))
+    split = write_tree(tmp_path / "split", {"a/train/cat": 2, "a/train/dog": 2, "a/test/cat": 1})
+    assert sizes(load(split)) == {"train": 4, "val": 0, "test": 1}
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"mono/intact": 2, "mono/broken": 2, "poly/intact": 2, "poly/broken": 2},
+        {
+            f"{split}/{kind}": 2
+            for split in ("train", "test")
+            for kind in ("m/a", "m/b", "p/a", "p/b")
+        },
+        {"intact": 2, "broken": 2, "grp/intact": 2},
+    ],
+)
+def test_nested_folders_of_which_either_level_could_be_the_classes_are_refused(tmp_path, counts):
+    root = write_tree(tmp_path, counts)
+    with pytest.raises(InputError, match=r"class_level=1, or .* with options\.class_level=2"):
+        load(root)
+    assert len(load(root, class_level=1).classes) == len(
+        {folder.removeprefix("train/").removeprefix("test/").partition("/")[0] for folder in counts}
+    )
+
+
+def test_the_level_of_the_classes_may_be_chosen(tmp_path):
+    counts = {"mono/intact": 2, "mono/broken": 2, "poly/intact": 2, "poly/broken": 2, "loose": 1}
+    manifest = load(write_tree(tmp_path, counts), class_level=2)
+    assert manifest.classes == ("broken", "intact")
+    assert sum(sizes(manifest).values()) == 8
+    assert manifest.notes[0] == f"2 classes, named after the folders in {tmp_path}/*."
+    assert any("1 image in no class folder, such as loose/000.png" in n for n in manifest.notes)
+    inner = ["intact", "broken"]
+    assert load(tmp_path, class_level=2, classes=inner).classes == ("intact", "broken")
+    with pytest.raises(InputError, match=r"options\.class_level=0: give 1"):
+        load(tmp_path, class_level=0)
 
 
 def test_what_is_no_image_or_in_no_class_is_counted(tmp_path):

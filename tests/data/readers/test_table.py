@@ -43,6 +43,21 @@ def test_paths_start_at_the_folder_of_the_table(tmp_path):
     assert set(paths(manifest, "train") + paths(manifest, "test")) == {path for path, _ in ROWS}
 
 
+def test_rows_whose_file_is_not_there_are_counted_whoever_draws_them(tmp_path):
+    write_tree(tmp_path, {"cat": 4, "dog": 4})
+    rows = [(f"{name}/{n:03d}.png", name) for name in ("cat", "dog") for n in range(6)]
+    manifest = load(write(tmp_path, csv([*rows, ("gone/a.png", "cat")])))
+    missing = [str(tmp_path / path) for path in ("cat/004.png", "cat/005.png", "dog/004.png")]
+    assert manifest.notes[-1] == (
+        f"In {tmp_path}/pets.csv, 5 rows name files that are not there ({', '.join(missing)}, "
+        "...): a task that draws one, or the test split if one is in it, stops the run, unless "
+        "data.skip_bad=true."
+    )
+    assert sum(sizes(manifest).values()) == 13
+    whole = load(write(tmp_path, csv(rows[:4] + rows[6:10])))
+    assert not any("not there" in note for note in whole.notes)
+
+
 @pytest.mark.parametrize("path", ["path", "File", "FILENAME", "file_name", "image", "image_path"])
 @pytest.mark.parametrize("label", ["label", "Class", "class_name", "category"])
 def test_columns_are_found_by_their_usual_names(tmp_path, path, label):
