@@ -5,15 +5,13 @@ Nothing heavy is imported before the arguments are understood, so that `--help` 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safe_ray import job
 from safe_ray.arguments import CONFIG_DIR, HELP, VERSION, Option, answer, help_lines, parse, version
-from safe_ray.cluster import JOB_VARIABLE
 from safe_ray.interruption import treat_sigterm_as_interrupt
 
 if TYPE_CHECKING:
@@ -86,7 +84,8 @@ def _run(command: Command, arguments: Sequence[str]) -> int:
 
 def _warn_of_passing_storage(config: SweepConfig) -> None:
     """Say so if the results would lie in the folder that Ray makes, and removes, for a job."""
-    if JOB_VARIABLE in os.environ and config.storage.is_relative_to(Path.cwd()):
+    folder = job.passing_folder()
+    if folder is not None and config.storage.is_relative_to(folder):
         print(
             f"safe_ray: results go to {config.storage}, which belongs to this job and goes with "
             "it; name a folder that stays, and that all nodes see, with storage=<folder>.",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from safe_ray import job
 from safe_ray.errors import InputError
 from safe_ray.interruption import treat_sigterm_as_interrupt
 
@@ -28,9 +29,6 @@ _LEAST_CPUS = 0.1
 _MOST_CPUS_BESIDE_A_GPU = 8.0
 _REACH_SECONDS = 5.0
 _LOCAL = "local"
-
-# Ray sets it for the driver of a submitted job.
-JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 Auto = Literal["auto"]
 
@@ -275,10 +273,7 @@ def connect(address: str | None, num_cpus: int | None) -> ClusterResources:
         common: dict[str, Any] = {
             "log_to_driver": False,
             "logging_level": "ERROR",
-            "runtime_env": {
-                "env_vars": {"RAY_TRAIN_V2_ENABLED": "1"},
-                **(_own_code() if joining else {}),
-            },
+            "runtime_env": _runtime_env(joining),
         }
         try:
             with _muted_stderr():
@@ -374,15 +369,21 @@ def _reread_environment() -> None:
     Config.initialize("")
 
 
-def _own_code() -> dict[str, Any]:
-    """Return the runtime environment that lets a running cluster's workers import this package.
+def _runtime_env(joining: bool) -> dict[str, Any]:
+    """Return the runtime environment of all workers.
 
-    A submitted job brings its working folder along; a driver that joins from outside sends the
-    package itself.
+    A submitted job finds this package where it was installed, or brings it along in its working
+    folder; a driver that joins from outside sends it. Ray refuses a variable that a job's own
+    environment sets already.
     """
-    if JOB_VARIABLE in os.environ:
-        return {}
-    return {"py_modules": [str(Path(__file__).resolve().parent)]}
+    wanted = {"RAY_TRAIN_V2_ENABLED": "1"}
+    given = job.runtime_env().get("env_vars") or {}
+    environment: dict[str, Any] = {
+        "env_vars": {name: value for name, value in wanted.items() if name not in given}
+    }
+    if joining and not job.is_submitted():
+        environment["py_modules"] = [str(Path(__file__).resolve().parent)]
+    return environment
 
 
 def _offered(nodes: Sequence[Mapping[str, Any]]) -> ClusterResources:

@@ -25,9 +25,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import safe_ray
+from safe_ray import job
 from safe_ray.config import DatasetConfig, SweepConfig, groups, knobs, validate, validate_dataset
 from safe_ray.errors import InputError, nearest
-from safe_ray.files import resolve_path
+from safe_ray.files import is_uri, resolve_path
 from safe_ray.own_data import dataset_at, looks_like_location
 
 PRIMARY = "tune"
@@ -88,7 +89,7 @@ def load_config(overrides: Sequence[str] = (), config_dir: str | Path | None = N
     overrides, own = _own_data(tree, overrides)
     composed = compose_tree(tree, overrides)
     try:
-        composed.storage = str(resolve_path(str(composed.storage)))
+        composed.storage = str(_storage(composed.storage))
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise InputError(f"The configuration cannot be resolved: {_first_line(error)}.") from None
@@ -110,6 +111,23 @@ def load_config(overrides: Sequence[str] = (), config_dir: str | Path | None = N
         for name in names
     }
     return config.model_copy(update={"datasets": datasets})
+
+
+def _storage(value: str | None) -> Path:
+    """Return the absolute path of the storage folder, which other settings start from.
+
+    Raises:
+        InputError: it is a URI.
+    """
+    if not value:
+        return job.default_storage()
+    if is_uri(str(value)):
+        raise InputError(
+            f"storage={value} is not a folder of the file system, and sweeps keep locks and memory "
+            "maps in theirs: name a folder, such as a mounted share (only data sets may lie at a "
+            "URI)."
+        )
+    return resolve_path(str(value))
 
 
 def _own_data(tree: ConfigTree, overrides: Sequence[str]) -> tuple[list[str], DatasetConfig | None]:

@@ -28,7 +28,8 @@ from pydantic import (
 )
 
 from safe_ray.errors import InputError, nearest
-from safe_ray.files import PACKAGE_SCHEME, digest_json, resolve_path, write_atomically
+from safe_ray.files import PACKAGE_SCHEME, digest_json, is_uri, resolve_path, write_atomically
+from safe_ray.job import RESULTS
 from safe_ray.specs import BackboneSpec, DatasetSpec, Task
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
@@ -55,6 +56,16 @@ def _safe_name(name: str) -> str:
     return name
 
 
+def _local_folder(value: Any) -> Any:
+    """Return the absolute path; a URI would become a local folder with a strange name."""
+    if isinstance(value, str) and is_uri(value):
+        raise ValueError(
+            f"is {value}, and must be a folder of the file system, such as a mounted share: only "
+            "data sets may lie at a URI"
+        )
+    return resolve_path(value) if value else value
+
+
 PositiveInt = Annotated[int, Strict(), Field(ge=1)]
 NaturalInt = Annotated[int, Strict(), Field(ge=0)]
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]
@@ -63,7 +74,7 @@ NaturalNumber = Annotated[float, Strict(), Field(ge=0)]
 Fraction = Annotated[float, Strict(), Field(ge=0, lt=1)]
 Flag = Annotated[bool, Strict()]
 Name = Annotated[str, AfterValidator(_safe_name)]
-Folder = Annotated[Path, BeforeValidator(lambda value: resolve_path(value) if value else value)]
+Folder = Annotated[Path, BeforeValidator(_local_folder)]
 Auto = Literal["auto"]
 Parameter = Literal["positional_embedding", "q_proj", "k_proj", "v_proj", "c_proj"]
 
@@ -413,8 +424,8 @@ class SweepConfig(Group):
         "from the backbone and the time."
     )
     storage: Folder = Field(
-        description="Folder for all that is written; all nodes must see it (environment: "
-        "SAFE_RAY_STORAGE)."
+        description="Folder for all that is written (environment: SAFE_RAY_STORAGE); null is the "
+        f"working directory, and in a submitted Ray job {RESULTS} in the home folder."
     )
     backbone: BackboneConfig
     tasks: TasksConfig
@@ -480,8 +491,8 @@ def _knobs(model: type[Group], prefix: str) -> Iterator[Knob]:
                 item for item in field.metadata if isinstance(item, annotated_types.BaseMetadata)
             ]
             spelled = _spell(field.annotation, bounds)
-            if path == "sweep":
-                spelled = "text or null"
+            if path in ("sweep", "storage"):
+                spelled = f"{spelled} or null"
             yield Knob(path, spelled, field.description)
 
 

@@ -63,6 +63,11 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def is_uri(text: str) -> bool:
+    """Return whether `text` is a URI such as `s3://bucket/folder`, and not a local path."""
+    return "://" in text and not text.startswith(PACKAGE_SCHEME)
+
+
 def resolve_path(text: str | Path, base: Path | None = None) -> Path:
     """Return the absolute path that `text` names.
 

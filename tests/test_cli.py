@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -173,8 +174,12 @@ def test_a_job_is_warned_when_its_results_would_go_with_it(tmp_path: Path):
             text=True,
             timeout=60,
             cwd=ROOT,
-            env={**os.environ, "RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"},
+            env={**os.environ, "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": sent})},
         ).stderr
 
+    sent: dict[str, str] = {"working_dir": "gcs://_ray_pkg_0123456789abcdef.zip"}
     assert "storage=<folder>" in submitted("storage=.")
     assert submitted(f"storage={tmp_path}") == ""
+    assert submitted() == ""
+    sent = {}
+    assert submitted("storage=.") == ""

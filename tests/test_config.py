@@ -136,6 +136,54 @@ def test_relative_folders_start_at_the_working_directory(
     assert load("storage=~/out").storage == Path.home() / "out"
 
 
+@pytest.mark.parametrize("uri", ["s3://bucket/safe", "gs://bucket", "file:///shared/safe"])
+@pytest.mark.parametrize("setting", ["storage", "features.store", "data.root"])
+def test_a_folder_at_a_uri_is_refused(load, setting: str, uri: str):
+    said = refusal(load, f"{setting}={uri}")
+    assert said.startswith(f"{setting}")
+    assert uri in said
+    assert "such as a mounted share" in said
+    assert "\n" not in said
+
+
+def test_a_storage_at_a_uri_is_refused_from_the_environment_too(
+    load, monkeypatch: pytest.MonkeyPatch, tiny_config_dir: Path
+):
+    monkeypatch.setenv("SAFE_RAY_STORAGE", "s3://bucket/safe")
+    with pytest.raises(InputError, match=r"^storage=s3://bucket/safe is not a folder"):
+        load_config(["backbone=tiny", "tasks.datasets=[shapes]"], tiny_config_dir)
+
+
+def written_to(config_dir: Path, *overrides: str) -> tuple[Path, Path, str]:
+    config = load_config(["backbone=tiny", "tasks.datasets=[shapes]", *overrides], config_dir)
+    return config.storage, config.features.store, config.tracking.uri
+
+
+def test_without_a_word_everything_is_written_to_the_working_directory(
+    tiny_config_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("SAFE_RAY_STORAGE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert written_to(tiny_config_dir)[0] == tmp_path
+
+
+def test_a_submitted_job_writes_to_the_home_folder_unless_it_is_told_another(
+    tiny_config_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.delenv("SAFE_RAY_STORAGE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = tmp_path / "safe-ray-results"
+    assert written_to(tiny_config_dir) == (
+        home,
+        home / "features",
+        f"sqlite:///{home}/mlflow.db",
+    )
+    monkeypatch.setenv("SAFE_RAY_STORAGE", str(tmp_path / "shared"))
+    assert written_to(tiny_config_dir)[0] == tmp_path / "shared"
+    assert written_to(tiny_config_dir, f"storage={tmp_path}/named")[0] == tmp_path / "named"
+
+
 def test_an_unnamed_sweep_is_named_after_its_backbone_and_the_time(load):
     assert load().sweep.startswith("tiny-20")
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from safe_ray.errors import InputError
-from safe_ray.files import PACKAGE_SCHEME, resolve_path, sha256_hex
+from safe_ray.files import is_uri, resolve_path, sha256_hex
 
 FILE_SCHEME = "file://"
 
@@ -30,11 +30,6 @@ _ENCODED = (*_WEB, "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 # What fsspec's file systems call the time of the last change, the best first.
 _CHANGED = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified")
 _CHECKSUMS = ("ETag", "etag", "Content-MD5", "Digest", "md5Hash", "created")
-
-
-def is_uri(text: str) -> bool:
-    """Return whether `text` is a URI such as `s3://bucket/folder`, and not a local path."""
-    return "://" in text and not text.startswith(PACKAGE_SCHEME)
 
 
 def locate(text: str, root: Path) -> str:

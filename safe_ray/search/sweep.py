@@ -20,6 +20,7 @@ import contextlib
 import fcntl
 import json
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,10 +38,12 @@ from safe_ray.data.manifest import Manifest
 from safe_ray.errors import InputError
 from safe_ray.features.inventory import Inventory
 from safe_ray.files import write_atomically
+from safe_ray.job import is_submitted
 from safe_ray.progress import Reporter
 from safe_ray.report.summary import TaskResult
 from safe_ray.report.tables import print_table, write_report
 from safe_ray.search import preparation
+from safe_ray.search.closing import closing_lines
 from safe_ray.search.journal import Journal
 from safe_ray.search.recording import Choice, Recorder, choose
 from safe_ray.search.searcher import BankSearcher, SearchOptions
@@ -376,13 +379,7 @@ def _devices(resources: ClusterResources) -> dict[str, str]:
 
 def _print_result(config: SweepConfig, result: SweepSummary) -> None:
     print_table(result.results)
-    command = f"mlflow ui --backend-store-uri {result.tracking_uri}"
-    print(
-        f"Done in {result.seconds:.0f} s.\n"
-        f"  results   {result.folder / 'results.md'}\n"
-        f"  summary   {result.folder / 'summary.json'}\n"
-        f"  heads     {result.folder / 'banks'}\n"
-        f"  features  {config.features.store}\n"
-        f"  compare   {command}\n"
-        f"  studies   optuna-dashboard {result.folder / 'optuna-journal.log'}"
-    )
+    print(f"Done in {result.seconds:.0f} s.")
+    node = socket.gethostname() if is_submitted() else None
+    lines = closing_lines(result.folder, config.features.store, result.tracking_uri, node)
+    print("\n".join(lines))

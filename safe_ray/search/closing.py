@@ -1,0 +1,74 @@
+"""The last lines of a sweep: where everything is, and commands that open it when pasted."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from safe_ray import job
+from safe_ray.search.journal import FILE_NAME
+from safe_ray.tracking.connection import displayed
+
+
+def closing_lines(
+    folder: Path, store: Path, tracking_uri: str, node: str | None = None
+) -> list[str]:
+    """Return where a sweep has left what, one line each.
+
+    Args:
+        folder: the sweep's folder.
+        store: the feature store.
+        tracking_uri: where the runs are; a password in it is not repeated.
+        node: the name of the node whose paths these are, where that is in question.
+    """
+    entries = [] if node is None else [("node", f"{node}, whose paths these are")]
+    entries += [
+        ("results", str(folder / "results.md")),
+        ("summary", str(folder / "summary.json")),
+        ("heads", str(folder / "banks")),
+        ("features", str(store)),
+        ("compare", compare_command(tracking_uri)),
+    ]
+    if not _is_address(tracking_uri) and displayed(tracking_uri) != tracking_uri:
+        entries.append(("", "with the password in place of ***"))
+    dashboard = program("optuna-dashboard")
+    if dashboard is not None:
+        entries.append(("studies", f"{dashboard} {shlex.quote(str(folder / FILE_NAME))}"))
+    return [f"  {name:<9} {value}" for name, value in entries]
+
+
+def compare_command(tracking_uri: str) -> str:
+    """Return the command that shows the runs, or the address at which a server shows them."""
+    shown = displayed(tracking_uri)
+    if _is_address(tracking_uri):
+        return shown
+    mlflow = program("mlflow") or f"{_pasted(Path(sys.executable))} -m mlflow"
+    return f"{mlflow} ui --backend-store-uri {shlex.quote(shown)}"
+
+
+def _is_address(tracking_uri: str) -> bool:
+    """Whether a server has the runs, which `mlflow ui` would refuse as a store."""
+    return tracking_uri.startswith(("http://", "https://", "databricks"))
+
+
+def program(name: str) -> str | None:
+    """Return what starts a program of this Python's environment from a shell started here.
+
+    Its bare name if the shell finds it, otherwise its path; None if the environment has no such
+    program. Nobody has a shell where a submitted job starts, so its programs have whole paths.
+    """
+    script = Path(sys.executable).with_name(name)
+    if not script.is_file():
+        return None
+    found = None if job.is_submitted() else shutil.which(name)
+    return name if found is not None and script.samefile(found) else _pasted(script)
+
+
+def _pasted(path: Path) -> str:
+    """Return a path for a shell, from the working directory if it lies in a folder below."""
+    here = Path.cwd()
+    if not job.is_submitted() and path.is_relative_to(here) and path.parent != here:
+        path = path.relative_to(here)
+    return shlex.quote(str(path))
