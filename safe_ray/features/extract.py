@@ -36,6 +36,8 @@ from safe_ray.progress import Progress
 from safe_ray.specs import BackboneSpec
 
 if TYPE_CHECKING:
+    import torch
+
     from safe_ray.backbones.openclip import Backbone
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -256,6 +258,8 @@ def _run(
     import ray
     import ray.data
 
+    from safe_ray.devices import device_of
+
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     actor_plan = plan.plan_actors(nodes, options.actors)
     batch_size = options.batch_size
@@ -298,7 +302,7 @@ def _run(
                     "precision": store.key.precision,
                     "batch_size": batch_size,
                     "threads": actor_plan.threads,
-                    "device": "cuda" if actor_plan.gpus else "cpu",
+                    "device": str(device_of(actor_plan.gpus)),
                 },
                 num_cpus=actor_plan.cpus,
                 num_gpus=actor_plan.gpus or None,
@@ -484,31 +488,50 @@ def dense_maps(
     """
     import torch
 
-    from safe_ray.data.views import normalise
-
     out: np.ndarray | None = None
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     for start in range(0, len(pixels), batch_size):
         rows = pixels[start : start + batch_size]
         block = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
         block[: len(rows)] = rows
-        with torch.inference_mode(), torch.autocast(device, dtype, enabled=dtype is not None):
-            moved = torch.from_numpy(block).to(device, memory_format=torch.channels_last)
-            images = normalise(moved, backbone.preprocessing)
-            try:
-                tokens = backbone.trunk(images.contiguous(memory_format=torch.channels_last))
-            except torch.OutOfMemoryError as error:
-                raise InputError(
-                    f"The trunk has no memory on its device for {batch_size} images at once: "
-                    f"give features.batch_size={max(1, batch_size // 2)} or less."
-                ) from error
-        halves = tokens[: len(rows)].to(torch.float16).cpu().numpy()
+        try:
+            tokens = run_trunk(backbone, torch.from_numpy(block), precision, torch.device(device))
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"The trunk has no memory on its device for {batch_size} images at once: "
+                f"give features.batch_size={max(1, batch_size // 2)} or less."
+            ) from error
+        halves = tokens[: len(rows)].cpu().numpy()
         if out is None:
             out = np.empty((len(pixels), *halves.shape[1:]), np.float16)
         out[start : start + len(rows)] = halves
     if out is None:
         raise ValueError("There are no pixels to run the trunk over.")
     return out
+
+
+def run_trunk(
+    backbone: Backbone, pixels: torch.Tensor, precision: str, device: torch.device
+) -> torch.Tensor:
+    """Run the trunk, which is on `device`, over uint8 pixels `[n, 3, S, S]` from anywhere.
+
+    Returns:
+        float16 `[n, L, C]` on the device.
+    """
+    import torch
+
+    from safe_ray.data.views import normalise
+    from safe_ray.devices import full_precision
+
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    with (
+        torch.inference_mode(),
+        full_precision(),
+        torch.autocast(device.type, dtype, enabled=dtype is not None),
+    ):
+        moved = pixels.to(device, memory_format=torch.channels_last)
+        images = normalise(moved, backbone.preprocessing)
+        tokens = backbone.trunk(images.contiguous(memory_format=torch.channels_last))
+        return tokens.to(torch.float16)
 
 
 def _load_trunk(spec: BackboneSpec, digest: str, device: str, threads: int) -> Backbone:

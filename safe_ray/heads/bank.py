@@ -115,7 +115,7 @@ class Bank(nn.Module):
         heads: the states of the K heads, with open_clip's parameter names.
         num_heads: attention heads of the pooling.
         trained: the parameter names that require a gradient (see `select_parameters`).
-        classifier: `[classes, D]` normalised text embeddings.
+        classifier: `[classes, D]` normalised text embeddings, on the device of the bank.
         logit_scale: the model's, already exponentiated.
         precision: the pooling's arithmetic: weights and tokens are rounded to it for each pass.
             None is that of the weights; the loss is that in any case.
@@ -141,6 +141,7 @@ class Bank(nn.Module):
         self._attributes = {name: name.replace(".", "_") for name in POOLING_PARAMETERS}
         for name, attribute in self._attributes.items():
             stacked = torch.stack([head[name].detach().float() for head in heads])
+            stacked = stacked.to(classifier.device)
             # The key bias cancels in the softmax, so that its gradient is exactly zero.
             has_gradient = name in self.trained and name != "k_proj.bias"
             if has_gradient:

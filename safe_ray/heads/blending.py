@@ -123,6 +123,9 @@ def sum_alpha_row(
 
 def _is_highest(logits: Tensor, target: Tensor) -> Tensor:
     """Whether the target is the first highest of `[n, classes, A]`, as `argmax` would have it."""
+    if logits.device.type != "cpu":
+        # To ask whether there are ties would be to wait for the device.
+        return logits.argmax(dim=1, keepdim=True) == target
     highest = logits == logits.amax(dim=1, keepdim=True)
     # More highest classes than rows: there are ties, as two classes of one name give.
     if int(torch.count_nonzero(highest)) > logits.shape[0] * logits.shape[2]:

@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 
 from safe_ray.backbones.openclip import Backbone, load_backbone
 from safe_ray.cluster import ClusterResources, TrialPlan, connect, plan_trials
 from safe_ray.config import SweepConfig, remember
 from safe_ray.data.manifest import Manifest
+from safe_ray.devices import device_of
 from safe_ray.errors import InputError
 from safe_ray.features.inventory import Inventory
 from safe_ray.files import write_atomically
@@ -352,18 +352,18 @@ def _count(
     import ray
 
     labels = inventory.table.column("label").to_pylist()
-    gpu = ray.cluster_resources().get("GPU", 0) > 0
+    gpus = int(ray.cluster_resources().get("GPU", 0) >= 1)
     arguments: tuple[Any, ...] = (
         config.outputs,
         list(winners),
         inventory.samples,
         labels,
-        torch.device("cuda" if gpu else "cpu"),
+        device_of(gpus),
         config.evaluation.batch_size,
         columns,
     )
-    if gpu:
-        remote = ray.remote(num_gpus=1, num_cpus=1)(count_correct)
+    if gpus:
+        remote = ray.remote(num_gpus=gpus, num_cpus=1)(count_correct)
         counts: dict[str, TestCounts] = ray.get(remote.remote(*arguments))
         return counts
     return count_correct(*arguments)

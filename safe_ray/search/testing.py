@@ -12,8 +12,10 @@ from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from safe_ray.heads.artifact import load_head
+from safe_ray.heads.bank import HeadState
 from safe_ray.heads.blending import blend_logits
 from safe_ray.training.evaluation import pool_with_heads
 from safe_ray.training.job import CLASSIFIER, TaskFacts, load_pooling
@@ -86,23 +88,69 @@ def count_correct(
         classifier = classifier[list(columns)]
     original = load_pooling(sweep)
     store = facts.store()
-    correct = {winner.task_id: [0, 0, 0] for winner in winners}
-    for group in _pieces(winners, _HEADS_AT_ONCE):
-        heads = [load_head(winner.folder)[0] for winner in group]
+    correct = torch.zeros(len(winners), 3, dtype=torch.int64)
+    for places in _pieces(range(len(winners)), _HEADS_AT_ONCE):
+        heads = [load_head(winners[place].folder)[0] for place in places]
+        alphas = [winners[place].alpha for place in places]
         for rows in _pieces(range(len(samples)), rows_at_once):
             maps = torch.from_numpy(store.read([samples[row] for row in rows], (0,)))[:, 0]
-            target = torch.tensor([labels[row] for row in rows], device=device)
-            base = pool_with_heads([original], facts.num_heads, maps, device)[0]
-            tuned = pool_with_heads(heads, facts.num_heads, maps, device)
-            for place, winner in enumerate(group):
-                for column, alpha in enumerate((0.0, 1.0, winner.alpha)):
-                    logits = blend_logits(tuned[place], base, classifier, facts.logit_scale, alpha)
-                    hits = (logits.argmax(dim=-1) == target).sum()
-                    correct[winner.task_id][column] += int(hits)
+            target = torch.tensor([labels[row] for row in rows])
+            hits = count_hits(
+                heads,
+                alphas,
+                original,
+                facts.num_heads,
+                maps,
+                target,
+                classifier,
+                facts.logit_scale,
+            )
+            correct[list(places)] += hits.cpu()
     return {
-        task: TestCounts(zero_shot, tuned_only, safe, len(samples))
-        for task, (zero_shot, tuned_only, safe) in correct.items()
+        winner.task_id: TestCounts(zero_shot, tuned_only, safe, len(samples))
+        for winner, (zero_shot, tuned_only, safe) in zip(winners, correct.tolist(), strict=True)
     }
+
+
+@torch.no_grad()
+def count_hits(
+    heads: Sequence[HeadState],
+    alphas: Sequence[float],
+    original: HeadState,
+    num_heads: int,
+    maps: Tensor,
+    labels: Tensor,
+    classifier: Tensor,
+    logit_scale: float,
+) -> Tensor:
+    """Count the maps that K heads classify rightly, on the classifier's device.
+
+    Args:
+        heads: K tuned heads.
+        alphas: the chosen blend of each.
+        original: the original pooling.
+        num_heads: attention heads of the pooling.
+        maps: `[N, L, C]` dense maps.
+        labels: `[N]` int64 class indices.
+        classifier: `[classes, D]`, normalised rows.
+        logit_scale: the model's, already exponentiated.
+
+    Returns:
+        `[K, 3]` int64: at alpha = 0, at alpha = 1 and at the chosen alpha.
+    """
+    device = classifier.device
+    labels = labels.to(device)
+    base = pool_with_heads([original], num_heads, maps, device)[0]
+    tuned = pool_with_heads(heads, num_heads, maps, device)
+    return torch.stack(
+        [
+            (
+                blend_logits(features, base, classifier, logit_scale, blend).argmax(-1) == labels
+            ).sum()
+            for features, alpha in zip(tuned, alphas, strict=True)
+            for blend in (0.0, 1.0, alpha)
+        ]
+    ).view(len(heads), 3)
 
 
 def _pieces(items: Sequence[_T], size: int) -> list[Sequence[_T]]:

@@ -80,6 +80,7 @@ def _train_bank_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     import torch
     from ray import tune
 
+    from safe_ray.devices import device_of
     from safe_ray.training.distributed import train_with_workers
     from safe_ray.training.job import BankJob, run_bank
 
@@ -102,6 +103,5 @@ def _train_bank_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
                 told = time.monotonic()
                 tune.report({SHARE: share, "finished": 0})
 
-        device = torch.device("cuda" if settings["resources"]["GPU"] else "cpu")
-        run_bank(job, device, on_progress=tell)
+        run_bank(job, device_of(settings["resources"]["GPU"]), on_progress=tell)
     tune.report({"finished": 1})

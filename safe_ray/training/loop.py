@@ -210,8 +210,6 @@ def train_bank(
     device = shard.labels.device
     total = shard.total
     steps = -(-total // options.batch_size)
-    local = torch.full((total,), -1, dtype=torch.int64)
-    local[shard.positions.cpu()] = torch.arange(len(shard.positions))
     include = torch.stack(
         [
             torch.ones(total) if member.include is None else torch.tensor(member.include).float()
@@ -227,24 +225,15 @@ def train_bank(
     while running.active:
         epoch = state.epoch
         active = running.active
-        order, view = epoch_plan(options.seed, epoch, total, shard.maps.views)
-        batches = order.split(options.batch_size)
-        mine = [batch[local[batch] >= 0] for batch in batches]
-        maps = shard.maps.epoch([(local[batch], view[batch]) for batch in mine])
-        epoch_loss = torch.zeros(len(active), dtype=torch.float64, device=device)
-        with between_steps(running.step):
-            for step, (batch, own, batch_maps) in enumerate(zip(batches, mine, maps, strict=True)):
-                counted = include[active][:, batch]
-                scale = parallel.world_size / counted.sum(dim=1, keepdim=True).clamp_min(1.0)
-                loss = running.step(
-                    with_mean_token(batch_maps),
-                    shard.labels[local[own].to(device)],
-                    (include[active][:, own] * scale).to(device),
-                    [schedules[i].at(epoch * steps + step) for i in active],
-                )
-                # DDP averages over the workers, so the loss carries the world size: out with it.
-                share = counted.sum(dim=1) / parallel.world_size
-                epoch_loss += loss.double() * share.to(device)
+        epoch_loss = _train_epoch(
+            running,
+            _plan_epoch(shard, options, epoch),
+            shard,
+            include[active],
+            [schedules[i] for i in active],
+            epoch * steps,
+            parallel.world_size,
+        )
 
         seen = include[active].sum(dim=1).clamp_min(1.0).to(device)
         due = time.monotonic() - last_checkpoint >= checkpoint_seconds and parallel.is_first
@@ -270,6 +259,78 @@ def train_bank(
                 members, state, classifier, num_heads, logit_scale, options, parallel
             )
     return state
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One batch of an epoch, and this worker's part of it; all lie on the host.
+
+    Attributes:
+        positions: `[B]` int64, the samples of the whole batch.
+        own: `[n]` int64, those that this worker holds.
+        rows: `[n]` int64, their places in the worker's shard.
+        views: `[n]` int64, the view of each.
+    """
+
+    positions: Tensor
+    own: Tensor
+    rows: Tensor
+    views: Tensor
+
+
+def _plan_epoch(shard: SupportShard, options: LoopOptions, epoch: int) -> list[_Batch]:
+    """Return the batches of an epoch, in order."""
+    local = torch.full((shard.total,), -1, dtype=torch.int64)
+    local[shard.positions.cpu()] = torch.arange(len(shard.positions))
+    order, view = epoch_plan(options.seed, epoch, shard.total, shard.maps.views)
+    batches = []
+    for positions in order.split(options.batch_size):
+        own = positions[local[positions] >= 0]
+        batches.append(_Batch(positions, own, local[own], view[own]))
+    return batches
+
+
+def _train_epoch(
+    running: _Running,
+    batches: Sequence[_Batch],
+    shard: SupportShard,
+    include: Tensor,
+    schedules: Sequence[Schedule],
+    first_step: int,
+    world_size: int,
+) -> Tensor:
+    """Take every step of one epoch.
+
+    Args:
+        running: the bank of the K active members.
+        batches: of the epoch.
+        shard: this worker's support samples.
+        include: `[K, total]` on the host, 1 where a member sees a support sample and 0 elsewhere.
+        schedules: one a member.
+        first_step: how many steps the earlier epochs took.
+        world_size: how many workers there are.
+
+    Returns:
+        `[K]` float64 on the shard's device, each member's loss summed over the support set as this
+        worker saw it.
+    """
+    device = shard.labels.device
+    maps = shard.maps.epoch([(batch.rows, batch.views) for batch in batches])
+    epoch_loss = torch.zeros(len(include), dtype=torch.float64, device=device)
+    with between_steps(running.step):
+        for step, (batch, batch_maps) in enumerate(zip(batches, maps, strict=True), first_step):
+            counted = include[:, batch.positions]
+            scale = world_size / counted.sum(dim=1, keepdim=True).clamp_min(1.0)
+            loss = running.step(
+                with_mean_token(batch_maps),
+                shard.labels[batch.rows.to(device)],
+                (include[:, batch.own] * scale).to(device),
+                [schedule.at(step) for schedule in schedules],
+            )
+            # DDP averages over the workers, so the loss carries the world size: out with it.
+            share = counted.sum(dim=1) / world_size
+            epoch_loss += loss.double() * share.to(device)
+    return epoch_loss
 
 
 def _unfinished(member: Member, state: MemberState, epoch: int) -> bool:
@@ -301,10 +362,7 @@ class _Running:
             if _unfinished(member, state.members[index], state.epoch)
         ]
         heads = [state.members[index].head for index in active or range(1)]
-        bank = Bank(
-            heads, num_heads, options.trained, classifier.cpu(), logit_scale, options.precision
-        )
-        bank = bank.to(classifier.device)
+        bank = Bank(heads, num_heads, options.trained, classifier, logit_scale, options.precision)
         saved = [state.members[index].moments for index in active]
         known = [moments for moments in saved if moments is not None]
         if known and len(known) != len(saved):

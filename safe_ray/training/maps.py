@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from safe_ray.devices import indexed
+
 Pin = Literal["device", "host", "stream"]
 
 # Of the memory that a worker may use, what its maps may take: the bank needs the rest.
@@ -39,9 +41,9 @@ class ResidentMaps:
 
     def __init__(self, maps: Tensor, device: torch.device) -> None:
         self.views = int(maps.shape[1])
-        away = maps.device != device
-        self._maps = maps.pin_memory() if away and device.type == "cuda" else maps
-        self._device = device
+        self._device = indexed(device)
+        from_host = maps.device.type == "cpu" and self._device.type == "cuda"
+        self._maps = maps.pin_memory() if from_host else maps
 
     def epoch(self, batches: Sequence[BatchKeys]) -> Iterator[Tensor]:
         """See `MapSource`."""

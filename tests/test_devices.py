@@ -1,0 +1,223 @@
+"""What runs on a GPU, on one that is not there: its tensors have a shape and a device, no values.
+
+Fake tensors refuse an operation on two devices, as real ones do. Of a training step they show all
+but the backward pass, which needs a real GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import _disable_current_modes
+
+from safe_ray.backbones.openclip import load_backbone
+from safe_ray.devices import device_of, full_precision, indexed
+from safe_ray.features.extract import dense_maps, run_trunk
+from safe_ray.heads.bank import Bank, select_parameters
+from safe_ray.heads.optimiser import BankOptimiser, Schedule
+from safe_ray.heads.step import AutogradStep
+from safe_ray.search.testing import count_hits
+from safe_ray.specs import BackboneSpec
+from safe_ray.training.evaluation import evaluate_alpha_rows, pool_with_heads
+from safe_ray.training.loop import (
+    LoopOptions,
+    Member,
+    SingleProcess,
+    SupportShard,
+    _plan_epoch,
+    _Running,
+    _train_epoch,
+    begin,
+)
+from safe_ray.training.maps import Pin, resident_maps
+from tests.heads.test_bank import CLASSES, GRID, HEADS, WIDTH, classifier, layer, state_of
+
+GPU = torch.device("cuda", 0)
+SAMPLES = 11
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeTensorMode]:
+    """Tensors of any device in here are fake; what was made before it counts as on the CPU."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        yield mode
+
+
+@pytest.fixture(autouse=True)
+def pinning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse to pin what lies on a GPU, as torch does; without a GPU it can pin nothing."""
+
+    def pin_memory(tensor: Tensor) -> Tensor:
+        if tensor.device.type != "cpu":
+            raise RuntimeError(f"cannot pin {tensor.device}: only dense CPU tensors can be pinned")
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+
+
+HEAD = state_of(layer(0))
+MAPS = np.zeros((SAMPLES, 2, GRID * GRID, WIDTH), np.float16)
+
+
+def test_a_process_that_reserved_a_gpu_computes_on_its_first_one() -> None:
+    assert device_of(1) == device_of(0.25) == torch.device("cuda:0")
+    assert device_of(0) == torch.device("cpu")
+
+
+def test_a_device_is_named_as_its_tensors_name_it() -> None:
+    assert indexed(torch.device("cuda")) == torch.device("cuda:0")
+    assert indexed(torch.device("cuda:1")) == torch.device("cuda:1")
+    assert indexed(torch.device("cpu")) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+@pytest.mark.parametrize("pin", ["device", "host"])
+def test_maps_arrive_on_the_gpu_wherever_they_lie(
+    fake: FakeTensorMode, pin: Pin, name: str
+) -> None:
+    source = resident_maps(MAPS, pin, torch.device(name))
+    (batch,) = source.epoch([(torch.tensor([4, 0]), torch.tensor([1, 0]))])
+    assert batch.device == GPU
+    assert batch.shape == (2, GRID * GRID, WIDTH)
+
+
+class OnlyForward:
+    """A step's losses whose gradient nobody can ask for here."""
+
+    def __init__(self, losses: Tensor) -> None:
+        self._losses = losses
+
+    def sum(self) -> OnlyForward:
+        return self
+
+    def backward(self) -> None:
+        pass
+
+    def detach(self) -> Tensor:
+        return self._losses.detach()
+
+
+class WithoutBackward(SingleProcess):
+    """Runs the bank, and leaves out the one thing that needs a real GPU."""
+
+    def wrap(self, bank: Bank) -> nn.Module:
+        class Wrapped(nn.Module):
+            def forward(self, *arguments: Tensor) -> Any:
+                return OnlyForward(bank(*arguments))
+
+        return Wrapped()
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+@pytest.mark.parametrize("pin", ["device", "host"])
+def test_an_epoch_of_training_keeps_to_the_gpu(
+    fake: FakeTensorMode, pin: Pin, precision: torch.dtype | None
+) -> None:
+    members = [Member(1e-3, 0.1, 2), Member(1e-4, 0.0, 3, include=(True,) * 7 + (False,) * 4)]
+    options = LoopOptions(4, 0.1, 5, select_parameters("all"), precision)
+    shard = SupportShard(
+        resident_maps(MAPS, pin, GPU),
+        torch.zeros(SAMPLES, dtype=torch.int64, device=GPU),
+        torch.arange(SAMPLES, device=GPU),
+        SAMPLES,
+    )
+    running = _Running.start(
+        members,
+        begin(HEAD, 2),
+        classifier().to(GPU),
+        HEADS,
+        20.0,
+        options,
+        WithoutBackward(),
+    )
+    assert isinstance(running.step, AutogradStep)
+    with _disable_current_modes():
+        batches = _plan_epoch(replace(shard, positions=torch.arange(SAMPLES)), options, 0)
+    losses = _train_epoch(
+        running,
+        batches,
+        shard,
+        torch.ones(2, SAMPLES),
+        [Schedule(1e-3, 6, 1), Schedule(1e-4, 9, 1)],
+        first_step=0,
+        world_size=1,
+    )
+    assert losses.device == GPU
+    assert losses.shape == (2,)
+
+
+def test_an_update_and_what_it_goes_on_from_keep_to_the_gpu(fake: FakeTensorMode) -> None:
+    bank = Bank([HEAD, HEAD], HEADS, select_parameters("all"), classifier().to(GPU), 20.0)
+    optimiser = BankOptimiser(bank, [0.1, 0.0])
+    for parameter in bank.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step([1e-3, 1e-4])
+    for parameter in bank.parameters():
+        assert parameter.device == GPU
+
+
+def test_pooling_and_alpha_rows_keep_to_the_gpu(fake: FakeTensorMode) -> None:
+    maps = torch.from_numpy(MAPS)[:, 0]
+    pooled = pool_with_heads([HEAD] * 3, HEADS, maps, GPU)
+    assert pooled.device == GPU
+    labels = torch.zeros(SAMPLES, dtype=torch.int64)
+    sums = evaluate_alpha_rows(
+        [HEAD] * 3, HEAD, HEADS, maps, labels, classifier().to(GPU), 20.0, (0.0, 0.5, 1.0)
+    )
+    assert sums.correct.shape == (3, 3)
+    assert sums.correct.device.type == "cpu"
+
+
+def test_counting_on_test_samples_keeps_to_the_gpu(fake: FakeTensorMode) -> None:
+    maps = torch.from_numpy(MAPS)[:, 0]
+    labels = torch.zeros(SAMPLES, dtype=torch.int64)
+    on_gpu = classifier().to(GPU)[list(range(CLASSES - 1))]
+    hits = count_hits([HEAD] * 2, [0.2, 0.9], HEAD, HEADS, maps, labels, on_gpu, 20.0)
+    assert hits.device == GPU
+    assert hits.shape == (2, 3)
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_the_trunk_keeps_to_the_gpu(
+    fake: FakeTensorMode, tiny_backbone: BackboneSpec, precision: str
+) -> None:
+    with _disable_current_modes():
+        backbone = load_backbone(tiny_backbone, parts=("trunk",))
+    backbone.trunk.to(GPU)
+    size = backbone.preprocessing.size
+    pixels = torch.zeros(3, 3, size, size, dtype=torch.uint8)
+    maps = run_trunk(backbone, pixels, precision, GPU)
+    assert maps.device == GPU
+    assert maps.dtype == torch.float16
+    assert maps.shape == (3, backbone.grid**2, backbone.width)
+
+
+def test_the_trunk_computes_fp32_without_tf32(tiny_backbone: BackboneSpec) -> None:
+    """A GPU's dense maps have the same key in the store as a CPU's."""
+    backbone = load_backbone(tiny_backbone, parts=("trunk",))
+    seen = []
+
+    def look(*_: Any) -> None:
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+
+    backbone.trunk.register_forward_pre_hook(look)
+    before = torch.backends.cudnn.allow_tf32
+    size = backbone.preprocessing.size
+    dense_maps(backbone, np.zeros((1, 3, size, size), np.uint8), "fp32", 1, "cpu")
+    assert seen == [(False, False)]
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_full_precision_ends_when_something_fails() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with pytest.raises(KeyError), full_precision():
+        raise KeyError
+    assert torch.backends.cudnn.allow_tf32 == before
