@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SETUP := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format clean
+.PHONY: help demo test expect bench lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -15,6 +15,9 @@ demo: $(VENV)/.installed ## install, then search every embedded task and print t
 
 test: $(VENV)/.installed-dev ## install with the development tools, then run the whole test suite
 	$(BIN)/python -m pytest
+
+expect: $(VENV)/.installed-dev ## run the whole embedded suite, and compare with docs/results.md and conf/tasks
+	$(BIN)/python -m pytest --long -m long
 
 bench: $(VENV)/.installed ## measure against open_clip and numpy, and write docs/performance.json
 	$(BIN)/python -m bench
