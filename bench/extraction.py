@@ -23,7 +23,7 @@ import pyarrow as pa
 import ray
 import torch
 
-from bench.harness import CORES, arguments, check_close, finish, has_bfloat16, interleave
+from bench.harness import CORES, arguments, check_close, finish, interleave
 from bench.recompute import photographs
 from safe_ray.backbones.openclip import Backbone, load_backbone
 from safe_ray.cluster import connect
@@ -31,6 +31,7 @@ from safe_ray.compose import load_config
 from safe_ray.data.images import decode_image
 from safe_ray.data.manifest import load_manifest
 from safe_ray.data.views import make_view, normalise
+from safe_ray.devices import cpu_capabilities, has_instructions
 from safe_ray.features.extract import ExtractionOptions, ExtractionRequest, extract, open_store
 from safe_ray.features.inventory import sample_digest
 from safe_ray.specs import BackboneSpec
@@ -165,7 +166,7 @@ def layouts(name: str, spec: BackboneSpec, repeats: int, batch: int) -> str:
         "fp32 channels-last": forward(last, images_last, False),
     }
     tolerances = {"fp32 channels-last": 1e-4}
-    if has_bfloat16(torch.cpu.get_capabilities()):
+    if has_instructions("bf16", cpu_capabilities()):
         sides["bf16"] = forward(plain, images, True)
         sides["bf16 channels-last"] = forward(last, images_last, True)
         tolerances["bf16"] = 5e-2

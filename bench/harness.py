@@ -97,15 +97,6 @@ def check_close(name: str, found: torch.Tensor, expected: torch.Tensor, toleranc
         raise SystemExit(f"{name} differs by {error:.1e} of its norm: the sides are not equal")
 
 
-def has_bfloat16(capabilities: Mapping[str, Any]) -> bool:
-    """Whether a CPU multiplies bfloat16 by instructions of its own; without, it takes minutes.
-
-    Args:
-        capabilities: of the CPU, as `torch.cpu.get_capabilities` names them.
-    """
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
-
-
 def does_not_apply(bench: str, reason: str) -> None:
     """Print as the last line that a bench says nothing on this machine."""
     print(json.dumps({"bench": bench, "inapplicable": reason}), flush=True)

@@ -14,11 +14,11 @@ from bench.harness import (
     check_close,
     does_not_apply,
     finish,
-    has_bfloat16,
     interleave,
     pin,
 )
 from bench.pooling import RN50, TINY, Problem
+from safe_ray.devices import cpu_capabilities, has_instructions
 
 
 def open_clip_autocast(layer: AttentionPool2d, images: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def open_clip_autocast(layer: AttentionPool2d, images: Tensor) -> Tensor:
 def main() -> None:
     """Time both sides in both precisions; the ratio is that of the two in bfloat16."""
     quick = arguments(str(__doc__)).quick
-    if not has_bfloat16(torch.cpu.get_capabilities()):
+    if not has_instructions("bf16", cpu_capabilities()):
         does_not_apply("pooling_bf16", "this CPU has no instructions for bfloat16")
         return
     pin()

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from bench.__main__ import SCRIPTS, row, run_all
-from bench.harness import has_bfloat16
+from safe_ray.devices import cpu_capabilities, has_instructions
 
 ROOT = Path(__file__).parents[2]
 # They start Ray, or RN50, more than once: too long for a suite even in their tiny form.
@@ -27,7 +26,7 @@ def test_a_bench_runs_in_its_tiny_form_and_ends_with_json(script: str) -> None:
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["bench"] == script
     if "inapplicable" in result:
-        assert not has_bfloat16(torch.cpu.get_capabilities())
+        assert not has_instructions("bf16", cpu_capabilities())
         return
     assert result["ratio"] > 0
     holds = result["ratio"] <= result["target"]
@@ -81,21 +80,7 @@ def test_a_bench_that_does_not_apply_says_why() -> None:
     assert row(result).endswith("does not apply: this CPU has no such instructions")
 
 
-@pytest.mark.parametrize(
-    ("capabilities", "has"),
-    [
-        ({"avx512_f": True, "avx512_bf16": True}, True),
-        ({"amx_bf16": True, "avx512_bf16": False}, True),
-        ({"neon": True, "bf16": True}, True),
-        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
-        ({"architecture": "x86_64"}, False),
-    ],
-)
-def test_bfloat16_needs_instructions_of_the_cpu(capabilities: dict[str, object], has: bool) -> None:
-    assert has_bfloat16(capabilities) is has
-
-
-def test_without_them_the_bfloat16_bench_ends_at_once_and_says_so() -> None:
+def test_without_instructions_the_bfloat16_bench_ends_at_once_and_says_so() -> None:
     code = (
         "import runpy, sys, torch; sys.argv = ['bench'];"
         "torch.cpu.get_capabilities = lambda: {'avx2': True};"
