@@ -9,10 +9,10 @@ import secrets
 import socket
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from safe_ray import job
 from safe_ray.errors import InputError
@@ -29,8 +29,11 @@ _LEAST_CPUS = 0.1
 _MOST_CPUS_BESIDE_A_GPU = 8.0
 _REACH_SECONDS = 5.0
 _LOCAL = "local"
+# Whether a task that reserves no GPU is kept from seeing any.
+_HIDES_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
 
 Auto = Literal["auto"]
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,12 @@ class Node:
 
 @dataclass(frozen=True)
 class ClusterResources:
-    """What a cluster offers."""
+    """What a cluster offers.
+
+    Attributes:
+        nodes: those that have a CPU.
+        gpu_memory: bytes of its smallest GPU.
+    """
 
     nodes: tuple[Node, ...]
     gpu_memory: float = 0.0
@@ -112,12 +120,14 @@ def plan_trials(
 
     Raises:
         InputError: the workers of one trial do not fit; it names what there is and what is missing.
+            Or a part of a GPU is asked for that no worker can have.
     """
     if resources.cpus < _EPSILON:
         raise InputError(
             "The Ray cluster has no CPU: start its nodes with --num-cpus of 1 or more."
         )
     gpus = gpus_per_worker if gpus_per_worker != "auto" else float(resources.gpus >= 1)
+    _check_shares(workers, gpus)
     overhead = _NESTED_TRIAL_CPUS + _READING_CPUS if workers > 1 else 0.0
     if cpus_per_worker == "auto":
         cpus = _automatic_cpus(resources, workers, gpus, overhead)
@@ -139,6 +149,21 @@ def plan_trials(
         memory=_memory(resources, cpus, gpus),
         host_memory=_host_memory(resources, cpus) if gpus > 0 else 0,
     )
+
+
+def _check_shares(workers: int, gpus: float) -> None:
+    whole = gpus == int(gpus)
+    if gpus > 1 and not whole:
+        raise InputError(
+            f"training.gpus_per_worker={gpus:g} is no share that Ray gives out: give a whole "
+            "number, or less than 1 to let several trials share a GPU."
+        )
+    if workers > 1 and not whole:
+        raise InputError(
+            f"training.workers={workers} with training.gpus_per_worker={gpus:g} would put workers "
+            "of one bank on one GPU, where they cannot talk to each other: give each a whole GPU, "
+            "or share GPUs among trials with training.workers=1."
+        )
 
 
 def _automatic_cpus(
@@ -387,21 +412,47 @@ def _runtime_env(joining: bool) -> dict[str, Any]:
 
 
 def _offered(nodes: Sequence[Mapping[str, Any]]) -> ClusterResources:
-    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    useful = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0.0) > 0]
     offered = tuple(
         Node(r.get("CPU", 0.0), r.get("GPU", 0.0), r.get("memory", 0.0))
-        for r in alive
-        if r.get("CPU", 0.0) > 0
+        for r in (node["Resources"] for node in useful)
     )
-    gpu_memory = 0.0
-    if any(node.gpus for node in offered):
-        import ray
+    with_gpus = [node for node in useful if node["Resources"].get("GPU", 0.0) > 0]
+    memories = ask_nodes(_gpu_memory, with_gpus)
+    for node, memory in zip(with_gpus, memories, strict=True):
+        if not memory:
+            raise InputError(
+                f"Ray offers GPUs on the node {node['NodeManagerAddress']}, but torch finds none "
+                "there: install a torch that is built for them on every node, or start that node "
+                "with --num-gpus=0."
+            )
+    # A trial may be placed on any of them.
+    return ClusterResources(offered, float(min(memories, default=0)))
 
-        gpu_memory = float(ray.get(ray.remote(num_gpus=0.01, num_cpus=0)(_gpu_memory).remote()))
-    return ClusterResources(offered, gpu_memory)
+
+def ask_nodes(ask: Callable[[], _Answer], nodes: Sequence[Mapping[str, Any]]) -> list[_Answer]:
+    """Call a function once on each of some nodes, at the same time.
+
+    It sees all GPUs of its node and reserves nothing, so that it need not wait for other work.
+
+    Args:
+        ask: the function.
+        nodes: entries of `ray.nodes()`; Ray is not used if there are none.
+    """
+    if not nodes:
+        return []
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, runtime_env={"env_vars": {_HIDES_GPUS: "0"}})(ask)
+    places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    return ray.get([task.options(scheduling_strategy=place).remote() for place in places])
 
 
 def _gpu_memory() -> int:
+    """Return the bytes of the smallest GPU here; 0 if torch finds none."""
     import torch
 
-    return int(torch.cuda.get_device_properties(0).total_memory)
+    devices = range(torch.cuda.device_count())
+    memories = (int(torch.cuda.get_device_properties(i).total_memory) for i in devices)
+    return min(memories, default=0)

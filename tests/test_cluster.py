@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -293,3 +294,67 @@ def test_rays_core_reads_its_settings_again_through_the_name_that_is_used():
         cwd=Path(safe_ray.__file__).resolve().parent.parent,
     )
     assert result.stdout.split() == ["7"], result.stderr
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "reason"),
+    [
+        (1, 1.5, "training.gpus_per_worker=1.5 is no share that Ray gives out"),
+        (2, 2.5, "training.gpus_per_worker=2.5 is no share that Ray gives out"),
+        (2, 0.5, "training.workers=2 with training.gpus_per_worker=0.5 would put workers"),
+    ],
+)
+def test_parts_of_gpus_that_no_worker_can_have_are_refused(workers: int, gpus: float, reason: str):
+    with pytest.raises(InputError, match=reason):
+        plan(cluster((64, 8)), workers=workers, gpus_per_worker=gpus)
+
+
+def test_workers_with_whole_gpus_are_planned():
+    assert plan(cluster((64, 8)), workers=4, gpus_per_worker=2).gpus_per_worker == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that is there is found")
+def test_every_node_with_a_gpu_is_asked_and_one_that_torch_does_not_find_is_named():
+    """Ray believes what it is told about GPUs; the answers must come from the nodes themselves."""
+    code = (
+        "import os\n"
+        "import ray\n"
+        "from ray.cluster_utils import Cluster\n"
+        "from safe_ray.cluster import ask_nodes, connect\n"
+        "from safe_ray.errors import InputError\n"
+        "head = {'num_cpus': 1, 'num_gpus': 2, 'include_dashboard': False}\n"
+        "nodes = Cluster(initialize_head=True, head_node_args=head)\n"
+        "nodes.add_node(num_cpus=1, num_gpus=1)\n"
+        "nodes.add_node(num_cpus=1)\n"
+        "try:\n"
+        "    connect(nodes.address, None)\n"
+        "except InputError as error:\n"
+        "    print(error)\n"
+        "with_gpus = [n for n in ray.nodes() if 'GPU' in n['Resources']]\n"
+        "busy = ray.remote(num_gpus=1, num_cpus=0)(lambda: __import__('time').sleep(600))\n"
+        "waiting = [busy.remote() for _ in range(3)]\n"
+        "def node(): return ray.get_runtime_context().get_node_id()\n"
+        "def hidden(): return os.environ.get('CUDA_VISIBLE_DEVICES') == ''\n"
+        "print(ask_nodes(node, with_gpus) == [n['NodeID'] for n in with_gpus], len(with_gpus))\n"
+        "print(ask_nodes(hidden, with_gpus))\n"
+        "ray.shutdown()\n"
+        "nodes.shutdown()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        cwd=Path(safe_ray.__file__).resolve().parent.parent,
+        env={
+            **os.environ,
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+        },
+    )
+    refusal, answers, hidden = result.stdout.splitlines()[-3:]
+    assert "Ray offers GPUs on the node 1" in refusal
+    assert "torch finds none there" in refusal
+    assert answers == "True 2", result.stderr
+    assert hidden == "[False, False]"

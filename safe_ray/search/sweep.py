@@ -161,6 +161,12 @@ def claimed(config: SweepConfig) -> Iterator[bool]:
                 f"The sweep {config.sweep!r} in {folder} is being run by another process: wait "
                 "for it, or choose another name with sweep=<name>."
             ) from None
+        except OSError as error:
+            raise InputError(
+                f"The file system of {folder} cannot lock files ({error.strerror}), which keeps "
+                "two processes from running one sweep: mount it with locks, or name a folder on "
+                "another one with storage=<folder>."
+            ) from error
         yield remember(config)
 
 
