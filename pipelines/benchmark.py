@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from safe_ray.arguments import CONFIG_DIR, HELP, Option, answer, help_lines
 from safe_ray.arguments import parse as parse_options
-from safe_ray.errors import InputError
+from safe_ray.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
     from pipelines.suites import Plan
@@ -112,7 +112,11 @@ def parse(arguments: Sequence[str]) -> Request:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 2 for a mistake in it, 130 if interrupted."""
+    """Run the command and return its exit status.
+
+    0 is for success, 1 for tasks without a result, 2 for a mistake in the command, 130 for an
+    interruption.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     return answer(lambda: _run(parse(arguments)))
 
@@ -136,7 +140,6 @@ def _run(request: Request) -> int:
 
 def _planned(request: Request) -> int:
     from pipelines.suites import load_suite, plan
-    from safe_ray.interruption import treat_sigterm_as_interrupt
 
     assert request.suite is not None
     suite = load_suite(request.suite, request.config_dir)
@@ -144,7 +147,6 @@ def _planned(request: Request) -> int:
     if request.list_only:
         print(describe(planned))
         return 0
-    treat_sigterm_as_interrupt()
 
     def work() -> int:
         _say_where(run(planned))
@@ -203,6 +205,7 @@ def run(planned: Plan) -> Path:
     Raises:
         InputError: something that the person who asked for it can mend. What has been computed is
             not lost.
+        IncompleteError: tasks have no result; the report of the others is written.
     """
     from safe_ray.config import REMEMBERED as SWEEP_FILE
 
@@ -217,14 +220,20 @@ def run(planned: Plan) -> Path:
             _check(sweep)
     from safe_ray.report.tables import write_report
     from safe_ray.search.sweep import run_sweep
+    from safe_ray.search.winners import describe_missing
 
     results: list[TaskResult] = []
+    missing: dict[str, str] = {}
     for sweep in planned.sweeps:
         done = run_sweep(sweep)
         results += [_moved(result, done.folder, planned.folder) for result in done.results]
-    if several:
-        write_report(results, planned.folder)
-    write_benchmark(_benchmark_of(planned, results), planned.folder)
+        missing |= done.missing
+    if results:
+        if several:
+            write_report(results, planned.folder)
+        write_benchmark(_benchmark_of(planned, results), planned.folder)
+    if missing:
+        raise IncompleteError(describe_missing(missing, len(planned.tasks)))
     return planned.folder
 
 

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from safe_ray import __version__
-from safe_ray.errors import InputError, nearest
+from safe_ray.errors import IncompleteError, InputError, nearest
+from safe_ray.interruption import handle_interruptions, say_farewell
 
+EXIT_INCOMPLETE = 1
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
 EXIT_NOBODY_READS = 128 + signal.SIGPIPE
@@ -117,12 +119,14 @@ def answer(work: Callable[[], int], interrupted: str = "Interrupted.") -> int:
 
     Args:
         work: returns the status of a work that ended well.
-        interrupted: what to say after Ctrl-C.
+        interrupted: what to say after Ctrl-C or SIGTERM.
 
     Returns:
-        That of `work`; 2 for a mistake in what was asked for, told in one sentence on standard
-        error; 130 after an interruption; 141 if whoever read standard output stopped reading.
+        That of `work`; 1 when a part of the results is missing and 2 for a mistake in what was
+        asked for, both told in one sentence on standard error; 130 after an interruption; 141 if
+        whoever read standard output stopped reading.
     """
+    handle_interruptions(interrupted)
     try:
         status = work()
         sys.stdout.flush()
@@ -130,8 +134,11 @@ def answer(work: Callable[[], int], interrupted: str = "Interrupted.") -> int:
     except InputError as error:
         print(f"safe_ray: {error}", file=sys.stderr)
         return EXIT_INPUT
+    except IncompleteError as error:
+        print(f"safe_ray: {error}", file=sys.stderr)
+        return EXIT_INCOMPLETE
     except KeyboardInterrupt:
-        print(f"\n{interrupted}", file=sys.stderr)
+        say_farewell()
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         if not _nobody_reads():

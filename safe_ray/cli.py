@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from safe_ray import job
 from safe_ray.arguments import CONFIG_DIR, HELP, VERSION, Option, answer, help_lines, parse, version
-from safe_ray.interruption import treat_sigterm_as_interrupt
 
 if TYPE_CHECKING:
     from safe_ray.config import SweepConfig
@@ -44,8 +43,8 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
     Returns:
-        0 for success, 2 for a mistake in what was asked for (told in one sentence on standard
-        error), 130 after an interruption.
+        0 for success, 1 when a part of the results is missing, 2 for a mistake in what was asked
+        for (both told in one sentence on standard error), 130 after an interruption.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     return answer(lambda: _run(command, arguments))
@@ -68,7 +67,6 @@ def _run(command: Command, arguments: Sequence[str]) -> int:
 
         print(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), end="")
         return 0
-    treat_sigterm_as_interrupt()
     _warn_of_passing_storage(config)
 
     def work() -> int:

@@ -14,6 +14,18 @@ class InputError(Exception):
     """
 
 
+class DamagedFileError(InputError):
+    """A file of the program's own holds something else than what was written: torn or altered."""
+
+
+class IncompleteError(Exception):
+    """A run ended without a part of what was rightly asked for.
+
+    Its message names what is missing, the reason and the remedy. The command line prints it without
+    a traceback and exits with status 1.
+    """
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return " Did you mean 'a' or 'b'?" for the choices closest to `name`, or "" if none is."""
     by_lower = {choice.lower(): choice for choice in choices}

@@ -8,13 +8,15 @@ import importlib.resources
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safe_ray.errors import InputError
+from safe_ray.errors import DamagedFileError, InputError
 
 PACKAGE_SCHEME = "pkg://"
+
+_DIGEST = "digest"
 
 
 def sha256_hex(*chunks: bytes, length: int = 64) -> str:
@@ -66,6 +68,38 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def is_uri(text: str) -> bool:
     """Return whether `text` is a URI such as `s3://bucket/folder`, and not a local path."""
     return "://" in text and not text.startswith(PACKAGE_SCHEME)
+
+
+def write_record(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object together with its digest, so that `read_record` knows it again."""
+    record = {**value, _DIGEST: digest_json(value)}
+    write_atomically(path, json.dumps(record, allow_nan=False))
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Read what `write_record` wrote; None if there is no file.
+
+    Raises:
+        DamagedFileError: the file is torn, or a part of it was altered.
+        InputError: it cannot be read.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        # Records of older versions have no digest.
+        whole = isinstance(value, dict)
+        if whole and _DIGEST in value:
+            whole = value.pop(_DIGEST) == digest_json(value)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check the disk.") from error
+    except (ValueError, RecursionError):
+        whole = False
+    if not whole:
+        raise DamagedFileError(
+            f"{path} is damaged: delete it, and give the same command again to have it made anew."
+        )
+    return value
 
 
 def resolve_path(text: str | Path, base: Path | None = None) -> Path:

@@ -6,13 +6,21 @@ import sys
 
 from safe_ray.cli import Command, main
 from safe_ray.config import SweepConfig
+from safe_ray.errors import IncompleteError
 
 
 def run(config: SweepConfig, flags: frozenset[str]) -> None:
-    """Run the sweep."""
-    from safe_ray.search.sweep import run_sweep
+    """Run the sweep.
 
-    run_sweep(config)
+    Raises:
+        IncompleteError: tasks have no result; those of the others are printed and written.
+    """
+    from safe_ray.search.sweep import run_sweep
+    from safe_ray.search.winners import describe_missing
+
+    missing = run_sweep(config).missing
+    if missing:
+        raise IncompleteError(describe_missing(missing, len(config.tasks.tasks())))
 
 
 COMMAND = Command(

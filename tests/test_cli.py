@@ -159,6 +159,53 @@ def test_an_interruption_says_how_to_go_on(number: signal.Signals):
     assert "Traceback" not in result.stderr
 
 
+def test_what_sigterm_leaves_to_say_is_said_before_anything_is_tidied_up():
+    """`ray job stop` sends SIGKILL three seconds later."""
+    code = (
+        "import sys, time\n"
+        "from safe_ray.cli import Command, main\n"
+        "def run(config):\n"
+        "    try:\n"
+        "        print('working', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        time.sleep(60)\n"
+        "arguments = ['sweep=mine', 'backbone=rn50', 'tasks.datasets=[eurosat]']\n"
+        "sys.exit(main(Command('tune', '', (), run), arguments))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    process.kill()
+    _, told = process.communicate(timeout=30)
+    assert told.count("sweep=mine") == 1
+
+
+def test_results_that_are_missing_are_one_line_and_exit_status_1():
+    code = (
+        "import sys\n"
+        "from safe_ray.cli import Command, main\n"
+        "from safe_ray.errors import IncompleteError\n"
+        "def run(config):\n"
+        "    raise IncompleteError('1 of 2 tasks without a result')\n"
+        "arguments = ['backbone=rn50', 'tasks.datasets=[eurosat]']\n"
+        "sys.exit(main(Command('tune', '', (), run), arguments))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "safe_ray: 1 of 2 tasks without a result\n"
+
+
 def test_a_job_is_warned_when_its_results_would_go_with_it(tmp_path: Path):
     code = (
         "import sys\n"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,16 @@ _Entry = dict[str, Any]
 class Journal:
     """Writes the finished banks of a sweep into Optuna studies.
 
+    A file that cannot be written any more, on a full disk, is let be for the rest of the run.
+
     Args:
         folder: the sweep's folder, which the caller has locked against a second driver.
+        say: is told once that the file is incomplete.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None] = lambda sentence: None) -> None:
+        self._say = say
+        self._lost = False
         self._path = folder / FILE_NAME
         folder.mkdir(parents=True, exist_ok=True)
         _repair(self._path)
@@ -51,6 +56,19 @@ class Journal:
 
     def record(self, space: SearchSpace, outcome: BankOutcome, row_points: int) -> None:
         """Add the trials of a finished bank to its task's study; those already there stay."""
+        if self._lost:
+            return
+        try:
+            self._record(space, outcome, row_points)
+        except OSError as error:
+            # What follows a torn line would be read as a part of it.
+            self._lost = True
+            self._say(
+                f"{self._path} could not be written ({error.strerror}): the next run of the sweep "
+                "completes it."
+            )
+
+    def _record(self, space: SearchSpace, outcome: BankOutcome, row_points: int) -> None:
         self._catch_up()
         study = self._studies.get(outcome.task_id)
         there = 0 if study is None else self._trials[study, outcome.bank]

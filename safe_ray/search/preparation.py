@@ -15,7 +15,7 @@ from safe_ray.cluster import TrialPlan
 from safe_ray.config import FloatRange, IntRange, SweepConfig
 from safe_ray.data.episodes import Episode, draw_episode
 from safe_ray.data.manifest import Manifest, load_manifest
-from safe_ray.errors import InputError
+from safe_ray.errors import DamagedFileError, InputError
 from safe_ray.features.extract import (
     ExtractionOptions,
     ExtractionRequest,
@@ -243,7 +243,11 @@ def check_unchanged(config: SweepConfig, tasks: Sequence[CheckedTask]) -> None:
         folder = config.outputs / "tasks" / checked.task.id
         if not (folder / TASK).exists():
             continue
-        before = TaskFacts.load(folder)
+        try:
+            before = TaskFacts.load(folder)
+        except DamagedFileError:
+            # It is written anew from the same images that its episode names.
+            continue
         now = (*checked.support.samples, *checked.validation.samples)
         if (*before.support, *before.validation) != now:
             raise InputError(

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ray.tune.search import Searcher
 
-from safe_ray.files import write_atomically
+from safe_ray.errors import DamagedFileError, InputError
+from safe_ray.files import read_record, write_atomically, write_record
+from safe_ray.search.failures import Failure, failure_of
 from safe_ray.search.space import SearchSpace, suggest_bank, task_seed
 from safe_ray.search.transfer import Loan, best_quarter, borrow, lenders
 from safe_ray.specs import HyperParameters, Task
-from safe_ray.training.job import BankJob, BankOutcome
+from safe_ray.training.job import OUTCOME, BankJob, BankOutcome
 
 JOB = "job.json"
 LOANS = "borrowed.json"
 SHARE = "share"
 """The key under which a trial reports the share of its epochs that is done."""
+FAILURE = "failure"
+"""The key under which a trial reports why it cannot train its bank."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class _TaskProgress:
     task: Task
     handed_out: int = 0
     finished: set[int] = field(default_factory=set)
-    given_up: dict[int, str] = field(default_factory=dict)
+    given_up: dict[int, Failure] = field(default_factory=dict)
     offers: list[HyperParameters] | None = None
 
     @property
@@ -114,6 +119,7 @@ class BankSearcher(Searcher):
         on_bank: called on the driver for each finished bank (also for those found on disk).
         on_share: called now and then with the candidates' worth of training that unfinished banks
             have had so far.
+        say: is told of files that are damaged, and what becomes of their banks.
     """
 
     def __init__(
@@ -124,6 +130,7 @@ class BankSearcher(Searcher):
         options: SearchOptions,
         on_bank: Callable[[BankJob, BankOutcome], None],
         on_share: Callable[[float], None] | None = None,
+        say: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         super().__init__(metric="finished", mode="max")
         self._sweep = sweep
@@ -131,8 +138,12 @@ class BankSearcher(Searcher):
         self._options = options
         self._on_bank = on_bank
         self._on_share = on_share
+        self._say = say
         self._shares: dict[str, float] = {}
         self._running: dict[str, BankJob] = {}
+        self._failures: dict[str, Failure] = {}
+        self._last: dict[str, Failure] = {}
+        self._stopped: Failure | None = None
         self._tasks = {task.id: _TaskProgress(task) for task in tasks}
         self._order = list(self._tasks.values())
         for progress in self._tasks.values():
@@ -144,7 +155,7 @@ class BankSearcher(Searcher):
         return _Outcomes(list(self._tasks), self._finished)
 
     @property
-    def given_up(self) -> Mapping[str, Mapping[int, str]]:
+    def given_up(self) -> Mapping[str, Mapping[int, Failure]]:
         """The banks of each task that could not be trained, with the reason."""
         return {t: dict(p.given_up) for t, p in self._tasks.items() if p.given_up}
 
@@ -153,8 +164,27 @@ class BankSearcher(Searcher):
         """Whether every bank of every task is settled."""
         return self._ended() == len(self._order)
 
+    def is_settled(self, task_id: str) -> bool:
+        """Whether every bank of a task is finished or given up."""
+        return all(map(self._tasks[task_id].settled, range(self._options.banks)))
+
+    @property
+    def stopped(self) -> Failure | None:
+        """Why no more banks are handed out before all are settled: the disk is full."""
+        return self._stopped
+
     def suggest(self, trial_id: str) -> Any:
         """Return the next bank as a trial's config, None to wait, or FINISHED."""
+        try:
+            return self._suggest(trial_id)
+        except (InputError, OSError) as error:
+            # The bank's folder cannot be written to, and the next bank's could not be either.
+            self._stopped = failure_of(error)
+            return Searcher.FINISHED
+
+    def _suggest(self, trial_id: str) -> Any:
+        if self._stopped is not None:
+            return Searcher.FINISHED
         for progress in self._in_turn():
             if self._ready(progress):
                 job = self._next_job(progress)
@@ -166,11 +196,25 @@ class BankSearcher(Searcher):
         return None if waiting else Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Take note of how far a trial is."""
+        """Take note of how far a trial is, or of why it fails."""
         job = self._running.get(trial_id)
+        if FAILURE in result:
+            self.on_failure(trial_id, Failure.from_json(result[FAILURE]))
         if job is not None and SHARE in result:
             self._shares[trial_id] = result[SHARE] * len(job.candidates)
             self._tell_share()
+
+    def on_failure(self, trial_id: str, failure: Failure) -> None:
+        """Take note of what kept a trial from training its bank; it may be tried again."""
+        self._failures[trial_id] = failure
+        if failure.kind == "disk":
+            self._stopped = failure
+
+    def on_retry(self, trial_id: str, otherwise: Failure) -> Failure:
+        """Return why a trial is tried again: what it reported itself, or else what is known."""
+        failure = self._failures.pop(trial_id, otherwise)
+        self._last[trial_id] = failure
+        return failure
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -178,12 +222,14 @@ class BankSearcher(Searcher):
         """Read the outcome that the trial left; a trial without one has failed for good."""
         job = self._running.pop(trial_id, None)
         self._shares.pop(trial_id, None)
+        last = self._last.pop(trial_id, Failure("died", "its process died"))
+        failure = self._failures.pop(trial_id, last)
         if job is None:
             return
         progress = self._tasks[job.task_id]
-        outcome = BankOutcome.load(job.folder)
+        outcome = self._sound_outcome(job)
         if outcome is None:
-            progress.given_up[job.bank] = "its trial ended without a result"
+            progress.given_up[job.bank] = failure
             self._skip_settled(progress)
             return
         progress.finished.add(job.bank)
@@ -199,7 +245,7 @@ class BankSearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the callbacks: Tune pickles its searcher for a restore that we do not use."""
-        return {**self.__dict__, "_on_bank": None, "_on_share": None}
+        return {**self.__dict__, "_on_bank": None, "_on_share": None, "_say": None}
 
     def _tell_share(self) -> None:
         if self._on_share is not None:
@@ -207,12 +253,21 @@ class BankSearcher(Searcher):
 
     def _take_over(self, progress: _TaskProgress) -> None:
         for bank in range(self._options.banks):
-            outcome = BankOutcome.load(self._job(progress.task_id, bank).folder)
-            job = self._read_job(progress.task_id, bank)
-            if outcome is not None and job is not None:
+            outcome = self._sound_outcome(self._job(progress.task_id, bank))
+            if outcome is not None:
                 progress.finished.add(bank)
-                self._on_bank(job, outcome)
+                candidates = [each.hyper_parameters for each in outcome.candidates]
+                self._on_bank(self._job(progress.task_id, bank, candidates), outcome)
         self._skip_settled(progress)
+
+    def _sound_outcome(self, job: BankJob) -> BankOutcome | None:
+        """Return a bank's outcome; one that is damaged is removed, so that the bank is trained."""
+        try:
+            return BankOutcome.load(job.folder)
+        except DamagedFileError:
+            (job.folder / OUTCOME).unlink()
+            self._say(f"{job.folder / OUTCOME} was damaged: its bank is trained again.")
+            return None
 
     def _skip_settled(self, progress: _TaskProgress) -> None:
         while progress.handed_out < self._options.banks and progress.settled(progress.handed_out):
@@ -260,7 +315,7 @@ class BankSearcher(Searcher):
             if loans:
                 sources = [loan.source for loan in loans]
                 write_atomically(job.folder / LOANS, json.dumps(sources))
-            write_atomically(job.folder / JOB, json.dumps([asdict(c) for c in candidates]))
+            write_record(job.folder / JOB, {"candidates": [asdict(c) for c in candidates]})
         return job
 
     def _finished(self, task_id: str, before: int | None = None) -> list[BankOutcome]:
@@ -293,9 +348,32 @@ class BankSearcher(Searcher):
         )
 
     def _read_job(self, task_id: str, bank: int) -> BankJob | None:
-        """Return the bank that an earlier run of the sweep handed out, or None."""
+        """Return the bank that an earlier run of the sweep handed out, or None.
+
+        The outcome of a finished bank holds its candidates, too. Those of another are made again
+        where their file is damaged, for they follow from the outcomes before them alone.
+        """
+        job = self._job(task_id, bank)
+        outcome = BankOutcome.load(job.folder) if bank in self._tasks[task_id].finished else None
+        if outcome is not None:
+            return replace(job, candidates=tuple(c.hyper_parameters for c in outcome.candidates))
         try:
-            candidates = json.loads((self._job(task_id, bank).folder / JOB).read_text())
-        except FileNotFoundError:
+            record = read_record(job.folder / JOB)
+        except DamagedFileError:
+            self._say(f"{job.folder / JOB} was damaged: its candidates are suggested again.")
             return None
-        return self._job(task_id, bank, [HyperParameters(**c) for c in candidates])
+        if record is None:
+            return None
+        candidates = tuple(HyperParameters(**c) for c in record["candidates"])
+        return replace(job, candidates=candidates)
+
+
+def size_of_first_bank(sweep: Path) -> int | None:
+    """Return how many candidates the sweep's first banks have; None if there is none to be read."""
+    for folder in sorted(sweep.glob("banks/*/bank-000")):
+        for name in (OUTCOME, JOB):
+            with contextlib.suppress(DamagedFileError):
+                record = read_record(folder / name)
+                if record is not None:
+                    return len(record["candidates"])
+    return None

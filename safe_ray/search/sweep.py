@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import socket
 import time
@@ -35,23 +34,25 @@ from safe_ray.cluster import ClusterResources, TrialPlan, connect, plan_trials
 from safe_ray.config import SweepConfig, remember
 from safe_ray.data.manifest import Manifest
 from safe_ray.devices import device_of
-from safe_ray.errors import InputError
+from safe_ray.errors import DamagedFileError, InputError
 from safe_ray.features.inventory import Inventory
-from safe_ray.files import write_atomically
+from safe_ray.files import read_record, write_record
 from safe_ray.job import is_submitted
+from safe_ray.last_words import last_words
 from safe_ray.progress import Reporter
 from safe_ray.report.summary import TaskResult
 from safe_ray.report.tables import print_table, write_report
 from safe_ray.search import preparation
 from safe_ray.search.closing import closing_lines
 from safe_ray.search.journal import Journal
-from safe_ray.search.recording import Choice, Recorder, choose
-from safe_ray.search.searcher import BankSearcher, SearchOptions
+from safe_ray.search.recording import Recorder
+from safe_ray.search.searcher import BankSearcher, SearchOptions, size_of_first_bank
 from safe_ray.search.sizing import BankFootprint, automatic_bank_size
 from safe_ray.search.targets import target_columns
 from safe_ray.search.testing import TestCounts, Winner, count_correct
 from safe_ray.search.transfer import tasks_at_once
 from safe_ray.search.tuning import run_trials
+from safe_ray.search.winners import Decision, decide, discard_damaged, remedied
 from safe_ray.tracking.mlflow import Tracker
 from safe_ray.tracking.system import system_facts
 from safe_ray.tracking.writer import BackgroundTracker
@@ -69,6 +70,7 @@ class SweepSummary:
         folder: the sweep's folder.
         results: one entry a task.
         files: summary, table and text.
+        missing: why each task without a result has none, by task id.
         tracking_uri: where the runs are.
         seconds: of this run of the sweep.
     """
@@ -76,12 +78,15 @@ class SweepSummary:
     folder: Path
     results: tuple[TaskResult, ...]
     files: tuple[Path, ...]
+    missing: Mapping[str, str]
     tracking_uri: str
     seconds: float
 
 
 def run_sweep(config: SweepConfig) -> SweepSummary:
     """Run a sweep, or go on with it, and print its table.
+
+    A task that cannot be brought to a result does not keep the others from theirs.
 
     Raises:
         InputError: something that the person who asked for it can mend. Nothing that was computed
@@ -90,11 +95,16 @@ def run_sweep(config: SweepConfig) -> SweepSummary:
     began = time.monotonic()
     manifests = preparation.read_manifests(config)
     episodes = preparation.draw_episodes(config, manifests)
-    with claimed(config) as resumed, Reporter() as reporter:
+    farewell = (
+        f"safe_ray: the program has ended without a word: it was killed, or Ray's own process on "
+        f"this machine (the raylet) died. Nothing that was finished is lost; to go on, give the "
+        f"same command with sweep={config.sweep}"
+    )
+    with claimed(config) as resumed, last_words(farewell), Reporter() as reporter:
         tracker = Tracker(
             config.tracking.uri, config.experiment, config.sweep, config.tracking.heads
         )
-        with BackgroundTracker(tracker) as writer:
+        with BackgroundTracker(tracker, reporter.say) as writer:
             _say(config, reporter, resumed, len(episodes))
             for sentence in preparation.assumptions(config, manifests, episodes):
                 reporter.say(sentence)
@@ -124,15 +134,25 @@ def run_sweep(config: SweepConfig) -> SweepSummary:
             )
             recorder = Recorder(writer, facts, config.tracking.register_winners)
             recorder.start()
-            outcomes = _search(config, facts, backbone, plan, recorder, reporter)
+            decision = _decide(config, facts, backbone, plan, recorder, reporter)
             results = _test(
-                config, facts, backbone, outcomes, images.tests, columns, recorder, writer, reporter
+                config, facts, backbone, decision, images.tests, columns, recorder, writer, reporter
             )
-    files = write_report(results, config.outputs)
+            # MLflow may be slow to take what is queued, or lost: the report does not wait for it.
+            files: Sequence[Path] = ()
+            if results:
+                print_table(results)
+                files = write_report(results, config.outputs)
     result = SweepSummary(
-        config.outputs, tuple(results), tuple(files), tracker.uri, time.monotonic() - began
+        config.outputs,
+        tuple(results),
+        tuple(files),
+        decision.missing,
+        tracker.uri,
+        time.monotonic() - began,
     )
-    _print_result(config, result)
+    if results:
+        _print_where(config, result)
     return result
 
 
@@ -179,6 +199,34 @@ def _say(config: SweepConfig, reporter: Reporter, resumed: bool, tasks: int) -> 
     )
 
 
+def _decide(
+    config: SweepConfig,
+    facts: Mapping[str, TaskFacts],
+    backbone: Backbone,
+    plan: TrialPlan,
+    recorder: Recorder,
+    reporter: Reporter,
+) -> Decision:
+    """Search, and choose winners whose files are whole: a damaged one's bank is trained again."""
+    sweep = str(config.outputs)
+    searcher = _search(config, facts, backbone, plan, recorder, reporter)
+    decision = decide(sweep, searcher)
+    damaged = discard_damaged(decision)
+    if damaged:
+        for task_id, reason in damaged.items():
+            reporter.say(f"{task_id}: {reason}; the winner's bank is trained again.")
+        searcher = _search(config, facts, backbone, plan, recorder, reporter)
+        decision = decide(sweep, searcher)
+        decision = decision.without(discard_damaged(decision))
+    for task_id, failures in searcher.given_up.items():
+        if task_id in decision.choices:
+            reporter.say(
+                f"{task_id}: {len(failures)} of its banks could not be trained "
+                f"({remedied(next(iter(failures.values())))})."
+            )
+    return decision
+
+
 def _search(
     config: SweepConfig,
     facts: Mapping[str, TaskFacts],
@@ -186,11 +234,11 @@ def _search(
     plan: TrialPlan,
     recorder: Recorder,
     reporter: Reporter,
-) -> Mapping[str, list[BankOutcome]]:
+) -> BankSearcher:
     folder, search = config.outputs, config.search
     space = preparation.search_space(config)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal = Journal(folder)
+    journal = Journal(folder, reporter.say)
     total = search.candidates * len(facts)
     progress = reporter.phase("searching")
     began = time.monotonic()
@@ -231,22 +279,19 @@ def _search(
         ),
         on_bank,
         show,
+        reporter.say,
     )
     found = done
     progress(done, total, None)
     training = config.training
-    run_trials(searcher, plan, training.workers, training.max_failures, folder)
-    if not searcher.complete:
+    run_trials(searcher, plan, training.workers, training.max_failures, folder, say=reporter.say)
+    if not searcher.complete and searcher.stopped is None:
+        # Somebody ended Tune's run with a signal that Tune takes itself.
         raise KeyboardInterrupt
-    for task_id, banks in searcher.given_up.items():
-        reporter.say(
-            f"{task_id}: {len(banks)} of its banks could not be trained; see the errors in "
-            f"{folder / 'tune'}. The same command tries them again."
-        )
     for task_id in facts:
         if failed[task_id]:
             reporter.say(f"{task_id}: {failed[task_id]} candidates diverged and were left out.")
-    return searcher.outcomes
+    return searcher
 
 
 def _bank_size(
@@ -271,7 +316,12 @@ def _bank_size(
         maps=max(task.maps_in_memory for task in facts.values()),
     )
     return _decided(
-        config, "bank", lambda: automatic_bank_size(search.candidates, footprint, plan.memory)
+        config,
+        "bank",
+        lambda: (
+            size_of_first_bank(config.outputs)
+            or automatic_bank_size(search.candidates, footprint, plan.memory)
+        ),
     )
 
 
@@ -284,13 +334,16 @@ def _tasks_at_once(config: SweepConfig, plan: TrialPlan) -> int:
     )
 
 
-def _decided(config: SweepConfig, name: str, decide: Callable[[], int]) -> int:
+def _decided(config: SweepConfig, name: str, decide_now: Callable[[], int]) -> int:
     """Return what the first run of the sweep decided by its machines, or decide it now."""
     file = config.outputs / PLAN
-    decided: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+    try:
+        decided: dict[str, int] = read_record(file) or {}
+    except DamagedFileError:
+        decided = {}
     if name not in decided:
-        decided[name] = decide()
-        write_atomically(file, json.dumps(decided) + "\n")
+        decided[name] = decide_now()
+        write_record(file, decided)
     return decided[name]
 
 
@@ -298,23 +351,16 @@ def _test(
     config: SweepConfig,
     facts: Mapping[str, TaskFacts],
     backbone: Backbone,
-    outcomes: Mapping[str, Sequence[BankOutcome]],
+    decision: Decision,
     tests: Mapping[str, Inventory],
     columns: Mapping[str, tuple[int, ...]],
     recorder: Recorder,
     writer: BackgroundTracker,
     reporter: Reporter,
 ) -> list[TaskResult]:
-    sweep = config.outputs
-    choices: dict[str, Choice] = {}
-    for task_id, banks in outcomes.items():
-        choice = choose(str(sweep), banks)
-        if choice is None:
-            raise InputError(
-                f"No candidate of {task_id} could be trained: narrow search.lr towards smaller "
-                "values, or look at the errors in the sweep's folder."
-            )
-        choices[task_id] = choice
+    sweep, choices = config.outputs, decision.choices
+    if not choices:
+        return []
     preparation.extract_tests(
         config, backbone, list(tests.values()), reporter.phase("extracting test features")
     )
@@ -322,6 +368,8 @@ def _test(
     results: list[TaskResult] = []
     for dataset in config.tasks.datasets:
         winners = [c.winner for t, c in choices.items() if facts[t].task.dataset == dataset]
+        if not winners:
+            continue
         counts = _count(config, winners, tests[dataset])
         shifted = {
             target: _count(config, winners, tests[target], columns[target])
@@ -334,7 +382,7 @@ def _test(
             head = os.path.relpath(choices[task_id].winner.folder, sweep)
             run_id = writer.run_id(task_id)
             results.append(recorder.task_result(choices[task_id], count, targets, head, run_id))
-        progress(len(results), len(facts), None)
+        progress(len(results), len(choices), None)
     return results
 
 
@@ -383,8 +431,7 @@ def _devices(resources: ClusterResources) -> dict[str, str]:
     }
 
 
-def _print_result(config: SweepConfig, result: SweepSummary) -> None:
-    print_table(result.results)
+def _print_where(config: SweepConfig, result: SweepSummary) -> None:
     print(f"Done in {result.seconds:.0f} s.")
     node = socket.gethostname() if is_submitted() else None
     lines = closing_lines(result.folder, config.features.store, result.tracking_uri, node)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from safe_ray.cluster import TrialPlan
-from safe_ray.search.searcher import SHARE, BankSearcher
+from safe_ray.search.failures import death_of, failure_of
+from safe_ray.search.searcher import FAILURE, SHARE, BankSearcher
 
 _SECONDS_BETWEEN_REPORTS = 5.0
 
@@ -20,6 +23,7 @@ def run_trials(
     max_failures: int,
     folder: Path,
     train: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Run trials until the searcher has no bank left to hand out.
 
@@ -31,12 +35,17 @@ def run_trials(
         folder: where Tune keeps its own records; on storage that all nodes see.
         train: what a trial does with the job in its config and with the settings of all trials;
             None trains the bank.
+        say: is told why a trial has failed that is tried again.
+
+    An interruption is raised as KeyboardInterrupt: all that Tune could still save is its record of
+    the trials, and nobody reads that.
     """
     if searcher.complete:
         return
     # Tune would otherwise write a line for each trial, and a warning for each of its own hints.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     from ray import tune
 
@@ -46,6 +55,14 @@ def run_trials(
         "threads": plan.threads,
         "resources": {"CPU": plan.cpus_per_worker, "GPU": plan.gpus_per_worker},
     }
+
+    class Witness(tune.Callback):
+        """Says in a sentence what Tune would log as a traceback."""
+
+        def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+            failure = searcher.on_retry(trial.trial_id, death_of(_last_error(trial)))
+            say(f"{trial}: {failure.reason}; it is tried again from its last checkpoint.")
+
     trainable = tune.with_parameters(train or _train_bank_trial, settings=settings)
     bundle = {"CPU": plan.trial_cpus, "GPU": plan.trial_gpus}
     tuner = tune.Tuner(
@@ -64,9 +81,42 @@ def run_trials(
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            callbacks=[Witness()],
         ),
     )
-    tuner.fit()
+    try:
+        with _hushed():
+            tuner.fit()
+    except Exception as error:
+        # Tune writes files of its own, and ends where it cannot.
+        failure = failure_of(error)
+        if failure.kind != "disk":
+            raise
+        searcher.on_failure("", failure)
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep back what Tune logs, and what Ray prints, about trials that fail.
+
+    Ray prints on standard output, which belongs to the table.
+    """
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _last_error(trial: Any) -> str:
+    """Return what Tune has written about a trial's last error, or "" if it has not."""
+    try:
+        return Path(trial.error_file).read_text().rpartition("Failure #")[2]
+    except (OSError, TypeError):
+        return ""
 
 
 def _trial_name(config: dict[str, Any]) -> str:
@@ -74,6 +124,21 @@ def _trial_name(config: dict[str, Any]) -> str:
 
 
 def _train_bank_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Train one bank, or report why that cannot be done."""
+    from ray import tune
+
+    try:
+        _train_bank(config, settings)
+    except Exception as error:
+        failure = failure_of(error)
+        tune.report({FAILURE: failure.to_json(), "finished": 0})
+        if not failure.is_final:
+            raise
+        return
+    tune.report({"finished": 1})
+
+
+def _train_bank(config: dict[str, Any], settings: dict[str, Any]) -> None:
     """Train one bank: in this process, or with Ray Train's workers."""
     import time
 
@@ -104,4 +169,3 @@ def _train_bank_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
                 tune.report({SHARE: share, "finished": 0})
 
         run_bank(job, device_of(settings["resources"]["GPU"]), on_progress=tell)
-    tune.report({"finished": 1})

@@ -2,7 +2,8 @@
 
 MLflow retries a server that does not answer for about four minutes, and a database for about
 five. A sweep must refuse such an address before anything expensive starts, so each address is
-tried once, with a deadline, before MLflow's own client is made.
+tried with a deadline before MLflow's own client is made. A server that is just starting gets time:
+little while nobody listens at its port, more once somebody does and is only slow.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -19,9 +22,13 @@ from urllib.parse import urlsplit, urlunsplit
 from safe_ray.errors import InputError
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-REACH_SECONDS = 5.0
+REACH_SECONDS = 30.0
+"""How long a server that has been reached may take to answer."""
+LISTEN_SECONDS = 2.0
+"""How long a port may stay closed: a server that is just starting opens it soon."""
 
 _DATABASES = ("postgresql", "mysql", "mssql")
+_SILENT_SECONDS, _PAUSE_SECONDS = 2.0, 0.25
 _REMEDY = f"or keep the runs in a local file with tracking.uri={DEFAULT_URI}"
 
 
@@ -80,19 +87,27 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(uri.partition(":///")[2].partition("?")[0])
 
 
-def check_reachable(uri: str, seconds: float = REACH_SECONDS) -> None:
-    """Try once whether the normalised `uri` answers and can be written to.
+def check_reachable(
+    uri: str, seconds: float = REACH_SECONDS, say: Callable[[str], None] | None = None
+) -> None:
+    """Try until the normalised `uri` answers and can be written to.
+
+    Args:
+        uri: of the store.
+        seconds: how long a server may take that accepts connections. One whose port is closed gets
+            `LISTEN_SECONDS`, one whose name is unknown or that refuses this client no time at all.
+        say: is told once what is waited for, and for how long, if that is worth a word.
 
     Raises:
-        InputError: it does not within `seconds`; the sentence names the URI and what to do.
+        InputError: it does not answer in time; the sentence names the URI and what to do.
     """
     file = sqlite_file(uri)
     if file is not None:
         _check_sqlite(file)
     elif uri.startswith("http"):
-        _within(seconds, lambda: _check_server(uri, seconds), uri)
+        _patiently(uri, seconds, say, lambda left: _check_server(uri, left))
     elif urlsplit(uri).scheme.partition("+")[0] in _DATABASES:
-        _within(seconds, lambda: _check_database(uri), uri)
+        _patiently(uri, seconds, say, lambda left: _check_database(uri))
 
 
 def _check_sqlite(file: Path) -> None:
@@ -154,40 +169,100 @@ def _check_database(uri: str) -> None:
         pass
 
 
-def _within(seconds: float, check: Callable[[], None], uri: str) -> None:
-    """Run `check` with a deadline that also holds for name look-ups, which have no timeout."""
-    raised: list[BaseException] = []
+def _patiently(
+    uri: str,
+    seconds: float,
+    say: Callable[[str], None] | None,
+    check: Callable[[float], None],
+) -> None:
+    """Repeat `check`, which is given the seconds that are left, until it passes or time is up."""
+    began = time.monotonic()
+    waiting = False
 
-    def run() -> None:
+    def wait_for(reason: str, limit: float) -> None:
+        nonlocal waiting
+        if not waiting and say is not None:
+            say(f"Waiting up to {limit:.0f} s for MLflow at {displayed(uri)} ({reason}).")
+        waiting = True
+
+    while True:
+        left = began + seconds - time.monotonic()
+        attempt = _Attempt(check, left)
+        if not attempt.ended(min(_SILENT_SECONDS, left)):
+            wait_for("no answer yet", seconds)
+        ended = attempt.ended(began + seconds - time.monotonic())
+        error = attempt.error
+        if ended and error is None:
+            return
+        if isinstance(error, InputError):
+            raise error
+        reason = f"no answer in {seconds:.0f} s"
+        limit = seconds
+        if error is not None:
+            reason = without_password(first_line(error), uri)
+            limit = min(seconds, _patience(error))
+        if time.monotonic() - began >= limit:
+            raise InputError(
+                f"No MLflow server answers at {displayed(uri)} ({reason}): start it, correct "
+                f"tracking.uri, {_REMEDY}."
+            ) from error
+        wait_for(reason, limit)
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _patience(error: BaseException) -> float:
+    """Return for how many seconds an address with this error is worth another try."""
+    cause = innermost(error)
+    if isinstance(cause, socket.gaierror):
+        return 0.0
+    if isinstance(cause, ConnectionRefusedError) or "refused" in str(cause):
+        return LISTEN_SECONDS
+    return REACH_SECONDS
+
+
+class _Attempt:
+    """A check in a thread of its own, because looking up a name has no timeout."""
+
+    def __init__(self, check: Callable[[float], None], seconds: float) -> None:
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(
+            target=self._run, args=(check, seconds), name="mlflow-reach", daemon=True
+        )
+        self._thread.start()
+
+    def ended(self, within: float) -> bool:
+        """Wait for at most `within` seconds, and return whether the check has ended."""
+        self._thread.join(max(0.0, within))
+        return not self._thread.is_alive()
+
+    def _run(self, check: Callable[[float], None], seconds: float) -> None:
         try:
-            check()
+            check(seconds)
         except Exception as error:
-            raised.append(error)
+            self.error = error
 
-    thread = threading.Thread(target=run, name="mlflow-reach", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not thread.is_alive() and not raised:
-        return
-    if raised and isinstance(raised[0], InputError):
-        raise raised[0]
-    reason = first_line(raised[0]) if raised else f"no answer in {seconds:.0f} s"
-    raise InputError(
-        f"No MLflow server answers at {displayed(uri)} ({reason}): start it, correct tracking.uri, "
-        f"{_REMEDY}."
-    ) from (raised[0] if raised else None)
+
+def innermost(error: BaseException) -> BaseException:
+    """Return what began the chain of causes that ended with `error`."""
+    seen = {id(error)}
+    while True:
+        cause = error.__cause__ or error.__context__
+        if cause is None or id(cause) in seen:
+            return error
+        seen.add(id(cause))
+        error = cause
+
+
+def without_password(text: str, uri: str) -> str:
+    """Return a text in which the password of `uri` may stand without it."""
+    password = urlsplit(uri).password
+    return text.replace(f":{password}@", ":***@") if password else text
 
 
 def first_line(error: BaseException, length: int = 160) -> str:
     """Return the innermost cause of `error` in one short line."""
-    innermost, seen = error, {id(error)}
-    while True:
-        cause = innermost.__cause__ or innermost.__context__
-        if cause is None or id(cause) in seen:
-            break
-        seen.add(id(cause))
-        innermost = cause
-    text = (str(innermost).strip() or type(innermost).__name__).splitlines()[0]
+    cause = innermost(error)
+    text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
     return text if len(text) <= length else text[: length - 3] + "..."
 
 

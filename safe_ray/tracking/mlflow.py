@@ -31,7 +31,7 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,6 +47,7 @@ from safe_ray.tracking.connection import (
     prepare_environment,
     quiet_migration,
     sqlite_file,
+    without_password,
 )
 
 if TYPE_CHECKING:
@@ -125,20 +126,23 @@ class Tracker:
         self._tasks: dict[str, _Known] = {}
         self._candidates: dict[str, dict[str, _Known]] = {}
 
-    def open(self) -> None:
+    def open(self, say: Callable[[str], None] | None = None) -> None:
         """Reach the server or database, create the experiment, find the runs there are.
 
         Takes some seconds for a new SQLite database, whose tables it creates. Calling it again
         does nothing.
 
+        Args:
+            say: is told if a server is waited for.
+
         Raises:
-            InputError: nobody answers at the URI within 5 seconds, the database cannot be written,
-                its schema is another version's, or the experiment was deleted.
+            InputError: nobody answers at the URI in time, the database cannot be written, its
+                schema is another version's, or the experiment was deleted.
         """
         if self._client is not None:
             return
         prepare_environment()
-        check_reachable(self.uri)
+        check_reachable(self.uri, say=say)
         with self._telling("open the experiment"), quiet_migration():
             from mlflow import MlflowClient
 
@@ -215,6 +219,8 @@ class Tracker:
             children = self._children(client, task_id)
             known = children.get(candidate_id)
             if known is not None and known.ended:
+                if head is not None and self.heads == "all":
+                    self._mend_head(known, head)
                 return known.run_id
             if known is None:
                 own = {
@@ -370,6 +376,12 @@ class Tracker:
         else:
             _link_files(head, folder / HEAD_FOLDER)
 
+    def _mend_head(self, known: _Known, head: Path) -> None:
+        """Let an artifact that is a link to a head follow it, where the head was written anew."""
+        folder = _local_folder(known.artifact_uri)
+        if folder is not None and _has_old_links(head, folder / HEAD_FOLDER):
+            _link_files(head, folder / HEAD_FOLDER)
+
     def _register(
         self, client: MlflowClient, known: _Known, head: Path, name: str, alias: str
     ) -> None:
@@ -390,6 +402,8 @@ class Tracker:
                 tags={SWEEP: self.sweep, RUN: known.run_id, HEAD_DIGEST: digest},
                 await_creation_for=0,
             ).version
+        else:
+            self._mend_head(known, head)
         client.set_registered_model_alias(name, alias, str(same))
 
     def _versions(self, client: MlflowClient, name: str, run_id: str) -> list[Any]:
@@ -428,9 +442,10 @@ class Tracker:
             OSError,
         ) as error:
             raise InputError(
-                f"MLflow at {displayed(self.uri)} could not {what} ({first_line(error)}): all "
-                "results up to here are kept on disk, so put MLflow right and repeat the command "
-                "with the same sweep name to go on."
+                f"MLflow at {displayed(self.uri)} could not {what} "
+                f"({without_password(first_line(error), self.uri)}): the sweep's own files hold "
+                "every result, so put MLflow right and repeat the command with the same sweep name "
+                "to record what is missing."
             ) from error
 
 
@@ -491,6 +506,18 @@ def _local_folder(artifact_uri: str) -> Path | None:
     if parts.scheme == "file" and parts.netloc in {"", "localhost"}:
         return Path(url2pathname(parts.path))
     return Path(artifact_uri) if not parts.scheme and Path(artifact_uri).is_absolute() else None
+
+
+def _has_old_links(source: Path, target: Path) -> bool:
+    """Whether files on the same disk as `source` are no longer links to it."""
+    for file in source.iterdir():
+        try:
+            there, here = (target / file.name).stat(), file.stat()
+        except FileNotFoundError:
+            return True
+        if there.st_dev == here.st_dev and there.st_ino != here.st_ino:
+            return True
+    return False
 
 
 def _link_files(source: Path, target: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -10,31 +10,45 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from safe_ray.errors import InputError
+from safe_ray.tracking.connection import displayed
 from safe_ray.tracking.mlflow import Curve, Tracker
+
+
+def _say_on_stderr(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
 
 
 class BackgroundTracker:
     """The calls of a `Tracker`, queued: arguments are copied, files are read when it is their turn.
 
-    The first error stops the writing: what is queued behind it is dropped, and the error is raised
-    by the next call, `flush` or `close`. Nothing is lost by that, since the sweep's own files hold
-    every result, and the same calls on the next start write what is missing.
+    Once it is open, tracking is best effort: no call raises what MLflow does wrong. The first error
+    stops the writing, what is queued behind it is dropped, and `say` is told once, by the next call
+    and on its thread. Nothing is lost by that, since the sweep's own files hold every result, and
+    the same calls on the next start write what is missing.
 
-    Use it as a context manager: leaving the block writes what is queued. When the block ends with
-    an error of its own, that error is the one that is raised.
+    Use it as a context manager: leaving the block writes what is queued, and after an interruption
+    drops it.
+
+    Args:
+        tracker: writes one call after the other.
+        say: takes a sentence for the person who ran the sweep.
     """
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: Tracker, say: Callable[[str], None] = _say_on_stderr) -> None:
         self.tracker = tracker
+        self._say = say
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow-writer")
         self._pending: set[Future[Any]] = set()
         self._lock = threading.Lock()
+        self._started: dict[str, Future[Any]] = {}
         self._error: BaseException | None = None
+        self._told = False
 
     def open(self) -> None:
         """Open the tracker and wait for it, so that a wrong address is refused at once."""
         try:
-            self._pool.submit(self.tracker.open).result()
+            self._pool.submit(self.tracker.open, self._say).result()
         except BaseException:
             self._pool.shutdown(wait=False)
             raise
@@ -47,7 +61,8 @@ class BackgroundTracker:
         self, task_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]
     ) -> None:
         """Queue `Tracker.start_task`; `run_id` gives the id."""
-        self._queue(self.tracker.start_task, task_id, name, dict(tags), dict(params))
+        start = self.tracker.start_task
+        self._started[task_id] = self._queue(start, task_id, name, dict(tags), dict(params))
 
     def log_candidate(
         self,
@@ -95,31 +110,23 @@ class BackgroundTracker:
             alias,
         )
 
-    def run_id(self, task_id: str) -> str:
-        """Wait for what is queued and return the id of a task's run."""
-        self.flush()
-        return self.tracker.run_id(task_id)
+    def run_id(self, task_id: str) -> str | None:
+        """Wait until a task's run is there and return its id, or None if MLflow was lost before."""
+        run_id: str | None = self._started[task_id].result()
+        return run_id
 
     def flush(self) -> None:
-        """Wait until all that is queued is written.
-
-        Raises:
-            InputError: MLflow was lost; the sentence says how to go on.
-        """
+        """Wait until all that is queued is written or dropped."""
         with self._lock:
             pending = set(self._pending)
         wait(pending)
-        self._raise_error()
+        self._tell_loss()
 
-    def close(self) -> None:
-        """Write what is queued, end the thread, close the tracker; calling it again does nothing.
-
-        Raises:
-            InputError: MLflow was lost; the sentence says how to go on.
-        """
-        self._pool.shutdown(wait=True)
+    def close(self, drop: bool = False) -> None:
+        """Write or drop what is queued, end the thread, close the tracker; again does nothing."""
+        self._pool.shutdown(wait=True, cancel_futures=drop)
         self.tracker.close()
-        self._raise_error()
+        self._tell_loss()
 
     def __enter__(self) -> BackgroundTracker:
         self.open()
@@ -131,31 +138,37 @@ class BackgroundTracker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is None:
-            self.close()
-            return
-        with contextlib.suppress(Exception):
-            self.close()
+        self.close(drop=isinstance(error, KeyboardInterrupt))
 
-    def _queue(self, call: Callable[..., Any], *arguments: Any) -> None:
-        self._raise_error()
+    def _queue(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        self._tell_loss()
         future = self._pool.submit(self._write, call, *arguments)
         with self._lock:
             self._pending.add(future)
         future.add_done_callback(self._done)
+        return future
 
-    def _write(self, call: Callable[..., Any], *arguments: Any) -> None:
+    def _write(self, call: Callable[..., Any], *arguments: Any) -> Any:
         if self._error is not None:
-            return
+            return None
         try:
-            call(*arguments)
-        except BaseException as error:
+            return call(*arguments)
+        except Exception as error:
             self._error = error
+            return None
 
     def _done(self, future: Future[Any]) -> None:
         with self._lock:
             self._pending.discard(future)
 
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
+    def _tell_loss(self) -> None:
+        error = self._error
+        if error is None or self._told:
+            return
+        self._told = True
+        if isinstance(error, InputError):
+            self._say(str(error))
+            return
+        # Not MLflow's doing, but a mistake of ours: it must not cost the report either.
+        where = displayed(self.tracker.uri)
+        self._say(f"Recording in MLflow at {where} has ended ({type(error).__name__}: {error}).")

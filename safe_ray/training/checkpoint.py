@@ -41,9 +41,9 @@ def load_state(path: Path, owner: str) -> TrainingState | None:
             if metadata.get("owner") != owner:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
+        return unpack(tensors, metadata["state"])
+    except (OSError, SafetensorError, ValueError, KeyError):
         return None
-    return unpack(tensors, metadata["state"])
 
 
 def pack(state: TrainingState) -> tuple[dict[str, Tensor], str]:

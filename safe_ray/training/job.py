@@ -12,7 +12,6 @@ the driver may die at any point and the next one goes on from the last checkpoin
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +23,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from safe_ray.errors import InputError
 from safe_ray.features.store import FeatureStore, StoreKey
-from safe_ray.files import digest_json, replacing, write_atomically
+from safe_ray.files import digest_json, read_record, replacing, write_record
 from safe_ray.heads.artifact import save_head
 from safe_ray.heads.bank import HeadState
 from safe_ray.heads.blending import AlphaRowSums
@@ -133,12 +133,19 @@ class TaskFacts:
         """Write the task's folder."""
         with replacing(folder / CLASSIFIER) as temporary:
             save_file({"classifier": classifier.float().contiguous().cpu()}, temporary)
-        write_atomically(folder / TASK, json.dumps(asdict(self)))
+        write_record(folder / TASK, asdict(self))
 
     @staticmethod
     def load(folder: Path) -> TaskFacts:
-        """Read what `save` wrote."""
-        facts = json.loads((folder / TASK).read_text())
+        """Read what `save` wrote.
+
+        Raises:
+            DamagedFileError: the file does not hold what was written.
+            InputError: there is none.
+        """
+        facts = read_record(folder / TASK)
+        if facts is None:
+            raise InputError(f"{folder / TASK} is missing: give the same command again.")
         facts["task"] = Task(**facts["task"])
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
@@ -235,14 +242,17 @@ class BankOutcome:
         for candidate in value["candidates"]:
             losses = candidate["losses"]
             candidate["losses"] = [loss if math.isfinite(loss) else None for loss in losses]
-        write_atomically(folder / OUTCOME, json.dumps(value, allow_nan=False))
+        write_record(folder / OUTCOME, value)
 
     @staticmethod
     def load(folder: Path) -> BankOutcome | None:
-        """Read the outcome of a finished bank, or return None if the bank is not finished."""
-        try:
-            value = json.loads((folder / OUTCOME).read_text())
-        except FileNotFoundError:
+        """Read the outcome of a finished bank, or return None if the bank is not finished.
+
+        Raises:
+            DamagedFileError: the file does not hold what was written.
+        """
+        value = read_record(folder / OUTCOME)
+        if value is None:
             return None
         candidates = tuple(
             CandidateOutcome(

@@ -14,11 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.search import Searcher
 
-from safe_ray.search.searcher import JOB, LOANS, BankSearcher, SearchOptions
+from safe_ray.search.failures import Failure
+from safe_ray.search.searcher import (
+    FAILURE,
+    JOB,
+    LOANS,
+    BankSearcher,
+    SearchOptions,
+    size_of_first_bank,
+)
 from safe_ray.search.space import trials_of_bank
 from safe_ray.search.transfer import tasks_at_once
 from safe_ray.specs import Task
-from safe_ray.training.job import BankJob, BankOutcome
+from safe_ray.training.job import OUTCOME, BankJob, BankOutcome
 from tests.search.outcomes import SPACE, outcome_of
 
 TASKS = [Task("pets", 1, 1), Task("cars", 2, 1), Task("dtd", 4, 2)]
@@ -167,6 +175,88 @@ def test_a_trial_without_a_result_is_given_up_and_the_task_goes_on(tmp_path: Pat
     assert BankJob.from_json(again.suggest("trial-0")["job"]) == job
 
 
+@pytest.mark.parametrize("harm", ["torn", "altered"])
+def test_a_damaged_file_is_made_anew_and_that_is_said(tmp_path: Path, harm: str) -> None:
+    whole, harmed = tmp_path / "whole", tmp_path / "harmed"
+    drain(searcher(whole), random.Random(0), slots=1)
+    drain(searcher(harmed), random.Random(0), slots=1)
+    outcome, unfinished = (
+        BankJob(str(harmed), TASKS[place].id, bank, ()).folder for place, bank in ((0, 1), (1, 2))
+    )
+    (unfinished / OUTCOME).unlink()
+    for file in (outcome / OUTCOME, outcome / JOB, unfinished / JOB):
+        text = file.read_text()
+        digit = text.index("0.", text.index("lr")) + 2
+        other = str(9 - int(text[digit]))
+        file.write_text(
+            text[: len(text) // 2] if harm == "torn" else text[:digit] + other + text[digit + 1 :]
+        )
+
+    said: list[str] = []
+    again = BankSearcher(
+        harmed, TASKS, SPACE, options(), lambda job, outcome: None, say=said.append
+    )
+    assert not again.complete
+    assert drain(again, random.Random(0), slots=1) == 2
+    harmed_files = {str(outcome / OUTCOME), str(outcome / JOB), str(unfinished / JOB)}
+    assert {line.split(" was damaged")[0] for line in said} == harmed_files
+    assert len(said) == 3
+    assert candidates_on_disk(harmed) == candidates_on_disk(whole)
+    assert size_of_first_bank(harmed) == 2
+
+
+def test_the_candidates_of_a_finished_bank_outlive_the_file_that_proposed_them(
+    tmp_path: Path,
+) -> None:
+    drain(searcher(tmp_path), random.Random(0), slots=1)
+    for file in tmp_path.glob("banks/*/*/job.json"):
+        file.unlink()
+    seen: list[tuple[str, int]] = []
+    assert searcher(tmp_path, seen).complete
+    assert len(seen) == 12
+
+
+def test_a_full_disk_ends_the_search_and_other_failures_do_not(tmp_path: Path) -> None:
+    search = searcher(tmp_path)
+    jobs = {name: BankJob.from_json(search.suggest(name)["job"]) for name in ("a", "b", "c")}
+    search.on_trial_result("a", {FAILURE: Failure("error", "ValueError: no").to_json()})
+    search.on_trial_complete("a", error=True)
+    assert search.stopped is None
+    assert search.given_up[jobs["a"].task_id] == {0: Failure("error", "ValueError: no")}
+    assert search.suggest("d") != Searcher.FINISHED
+
+    full = Failure("disk", "No space left on device")
+    search.on_trial_result("b", {FAILURE: full.to_json()})
+    search.on_trial_complete("b")
+    assert search.stopped == full
+    assert search.suggest("e") == Searcher.FINISHED
+    finish(jobs["c"])
+    search.on_trial_complete("c")
+    assert len(search.outcomes[jobs["c"].task_id]) == 1
+    assert not search.is_settled(jobs["c"].task_id)
+
+
+def test_a_folder_that_cannot_be_written_ends_the_search(tmp_path: Path) -> None:
+    search = searcher(tmp_path)
+    (tmp_path / "banks").write_text("a file where a folder should be")
+    assert search.suggest("trial-0") == Searcher.FINISHED
+    assert search.stopped is not None
+    assert str(tmp_path / "banks") in search.stopped.reason
+
+
+def test_a_trial_is_given_up_with_its_last_failure(
+    tmp_path: Path,
+) -> None:
+    search = searcher(tmp_path)
+    task_id = search.suggest("trial-0")["job"]["task_id"]
+    search.on_trial_result("trial-0", {FAILURE: Failure("error", "first").to_json()})
+    died = Failure("died", "its process died")
+    assert search.on_retry("trial-0", died).reason == "first"
+    assert search.on_retry("trial-0", died) == died
+    search.on_trial_complete("trial-0", error=True)
+    assert search.given_up[task_id] == {0: died}
+
+
 @settings(max_examples=4, deadline=None)
 @given(
     seed=st.integers(0, 1000),
@@ -207,8 +297,9 @@ def test_a_first_bank_is_half_borrowed_and_half_what_it_would_have_been(tmp_path
     for place, task in enumerate(MANY):
         folder = BankJob(str(together), task.id, 0, ()).folder
         loans = json.loads((folder / LOANS).read_text()) if place else []
-        now = json.loads((folder / JOB).read_text())
-        before = json.loads((BankJob(str(alone), task.id, 0, ()).folder / JOB).read_text())
+        now = json.loads((folder / JOB).read_text())["candidates"]
+        first = BankJob(str(alone), task.id, 0, ()).folder
+        before = json.loads((first / JOB).read_text())["candidates"]
         assert len(now) == 8
         assert 8 - len(loans) >= 4
         assert now[len(loans) :] == before[: 8 - len(loans)]

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from safe_ray.errors import InputError
-from safe_ray.tracking.connection import check_reachable, displayed, normalise_uri
+from safe_ray.tracking.connection import (
+    check_reachable,
+    displayed,
+    normalise_uri,
+    without_password,
+)
 from safe_ray.tracking.mlflow import Tracker
 
 
@@ -43,6 +48,14 @@ def test_passwords_are_not_shown() -> None:
     assert displayed("http://host:5000") == "http://host:5000"
 
 
+def test_nor_are_they_in_what_others_say() -> None:
+    uri = "https://me:secret@host:1/x"
+    assert without_password(f"request to {uri} failed", uri) == (
+        "request to https://me:***@host:1/x failed"
+    )
+    assert without_password("port:1@x", "http://host:1") == "port:1@x"
+
+
 def closed_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -73,11 +86,82 @@ def test_the_tracker_refuses_it_too() -> None:
         Tracker(f"http://127.0.0.1:{closed_port()}", "e", "s").open()
 
 
-def test_a_server_that_accepts_and_says_nothing_is_refused_in_seconds() -> None:
+def test_a_server_that_accepts_and_says_nothing_is_waited_for_and_refused() -> None:
+    said: list[str] = []
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(4)
-        assert_refused(f"http://127.0.0.1:{silent.getsockname()[1]}", "No MLflow server answers")
+        port = silent.getsockname()[1]
+        started = time.monotonic()
+        with pytest.raises(InputError, match="No MLflow server answers"):
+            check_reachable(f"http://me:secret@127.0.0.1:{port}", seconds=4.0, say=said.append)
+        assert 3.9 < time.monotonic() - started < 10
+    assert said == [
+        f"Waiting up to 4 s for MLflow at http://me:***@127.0.0.1:{port} (no answer yet)."
+    ]
+
+
+class _Mlflow(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+def test_a_server_whose_port_opens_a_little_later_is_waited_for() -> None:
+    port = closed_port()
+    opened: list[HTTPServer] = []
+
+    def open_late() -> None:
+        time.sleep(1.0)
+        opened.append(HTTPServer(("127.0.0.1", port), _Mlflow))
+        opened[0].serve_forever()
+
+    threading.Thread(target=open_late, daemon=True).start()
+    said: list[str] = []
+    try:
+        check_reachable(f"http://127.0.0.1:{port}", say=said.append)
+    finally:
+        opened[0].shutdown()
+        opened[0].server_close()
+    assert len(said) == 1
+    assert "Waiting up to 2 s" in said[0]
+    assert "refused" in said[0]
+
+
+def test_a_server_that_hangs_up_while_it_starts_is_asked_again() -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen(4)
+        port = busy.getsockname()[1]
+        hung_up: list[int] = []
+
+        def answer_at_last() -> None:
+            for attempt in range(3):
+                connection, _ = busy.accept()
+                connection.recv(4096)
+                if attempt == 2:
+                    connection.sendall(
+                        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                        b"Content-Length: 2\r\nConnection: close\r\n\r\n{}"
+                    )
+                else:
+                    hung_up.append(attempt)
+                connection.close()
+
+        thread = threading.Thread(target=answer_at_last, daemon=True)
+        thread.start()
+        check_reachable(f"http://127.0.0.1:{port}")
+        thread.join(10)
+    assert hung_up == [0, 1]
+
+
+def test_a_name_that_nobody_knows_is_refused_at_once() -> None:
+    assert_refused("http://no-such-host.invalid:5000", r"no-such-host\.invalid")
 
 
 def test_a_database_server_that_is_not_there_is_refused() -> None:

@@ -30,6 +30,7 @@ def test_what_is_queued_is_written_in_order_by_one_thread(uri: str) -> None:
         for index in range(10):
             add(writer, index)
         run_id = writer.run_id("t")
+        writer.flush()
         children = MlflowClient(uri).search_runs(
             [writer.tracker.experiment_id], "tags.`safe_ray.kind` = 'candidate'"
         )
@@ -58,19 +59,55 @@ def lose(uri: str) -> None:
         connection.execute("ALTER TABLE runs RENAME TO gone")
 
 
-def test_a_lost_store_is_told_at_the_next_call_and_stops_the_writing(uri: str) -> None:
-    writer = BackgroundTracker(Tracker(uri, "e", "s"))
-    writer.open()
-    writer.start_task("t", "t", {}, {})
-    writer.flush()
-    lose(uri)
-    add(writer, 0)
-    with pytest.raises(InputError, match=r"record the candidate 0 of t \(.*same sweep name"):
+def test_a_lost_store_stops_the_writing_and_is_told_once(uri: str) -> None:
+    said: list[str] = []
+    with BackgroundTracker(Tracker(uri, "e", "s"), said.append) as writer:
+        writer.start_task("t", "t", {}, {})
+        run_id = writer.run_id("t")
+        lose(uri)
+        add(writer, 0)
         writer.flush()
-    with pytest.raises(InputError, match="candidate 0"):
         add(writer, 1)
-    with pytest.raises(InputError, match="candidate 0"):
-        writer.close()
+        writer.start_task("u", "u", {}, {})
+        assert writer.run_id("t") == run_id
+        assert writer.run_id("u") is None
+    (sentence,) = said
+    assert "could not record the candidate 0 of t (" in sentence
+    assert "same sweep name" in sentence
+
+
+def test_a_mistake_of_the_programs_own_does_not_cost_the_results_either(uri: str) -> None:
+    said: list[str] = []
+    with BackgroundTracker(Tracker(uri, "e", "s"), said.append) as writer:
+        # No run was started for it.
+        add(writer, 0)
+    (sentence,) = said
+    assert "ValueError" in sentence
+
+
+def test_after_an_interruption_what_is_queued_is_dropped(uri: str) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    class Slow(Tracker):
+        def start_task(self, *arguments, **options):
+            started.set()
+            go_on.wait(30)
+            return super().start_task(*arguments, **options)
+
+    def block() -> None:
+        with BackgroundTracker(Slow(uri, "e", "s")) as writer:
+            writer.start_task("t", "t", {}, {})
+            started.wait(30)
+            for index in range(3):
+                add(writer, index)
+            threading.Timer(0.5, go_on.set).start()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("e")
+    assert len(client.search_runs([experiment.experiment_id])) == 1
 
 
 def test_an_error_of_the_block_is_the_one_that_is_raised(uri: str) -> None:

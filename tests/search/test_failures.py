@@ -1,0 +1,130 @@
+"""What keeps a bank from being trained is told by its cause, however many libraries it crossed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from ray.exceptions import RayTaskError
+from ray.train.v2.api.exceptions import WorkerGroupError
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from safe_ray.errors import InputError
+from safe_ray.files import write_atomically
+from safe_ray.search.failures import Failure, death_of, failure_of
+
+
+def raised(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+def wrapped(cause: BaseException) -> InputError:
+    """As `safe_ray.files.replacing` raises it."""
+    try:
+        raise InputError(f"Could not write /sweep/x ({cause}): free some space there.") from cause
+    except InputError as error:
+        return error
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_known_through_every_wrapping(number: int) -> None:
+    for error in (
+        raised(number),
+        wrapped(raised(number)),
+        RayTaskError("train", "Traceback", raised(number)).as_instanceof_cause(),
+        WorkerGroupError("rank 1 failed", {1: wrapped(raised(number))}),
+        SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error)"),
+        pa.ArrowException(f"Error writing bytes to file: {os.strerror(number)}"),
+    ):
+        failure = failure_of(error)
+        assert failure.kind == "disk", error
+        assert failure.is_final
+        assert os.strerror(number) in failure.reason
+        assert "\n" not in failure.reason
+
+
+WRITES = {
+    "a text": "write_atomically(file, 'x' * 100_000)",
+    "tensors": "save_file({'x': torch.zeros(100_000)}, file)",
+}
+
+
+def limited() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_a_write_that_the_system_refuses_is_a_full_disk(tmp_path: Path, what: str) -> None:
+    """The limit on the size of files stands for a full disk: the same calls fail."""
+    code = (
+        "import signal, sys; from pathlib import Path\n"
+        f"from {__name__} import *\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "limited()\n"
+        "file = Path(sys.argv[1])\n"
+        "try:\n"
+        f"    {WRITES[what]}\n"
+        "except Exception as error:\n"
+        "    print(failure_of(error).kind)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "file")],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout == "disk\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        raised(errno.ENOMEM),
+    ],
+)
+def test_too_little_memory_may_be_tried_again(error: BaseException) -> None:
+    failure = failure_of(error)
+    assert failure.kind == "memory"
+    assert not failure.is_final
+
+
+def test_a_sentence_for_a_person_is_kept_and_not_tried_again() -> None:
+    failure = failure_of(RayTaskError("train", "Traceback", InputError("Do this: that.")))
+    assert failure == Failure("input", "Do this: that")
+    assert failure.is_final
+
+
+def test_anything_else_is_its_own_first_line() -> None:
+    assert failure_of(ValueError("shapes differ\nby much")) == Failure(
+        "error", "ValueError: shapes differ"
+    )
+    assert failure_of(KeyError()).reason == "KeyError"
+    assert len(failure_of(ValueError("x" * 5000)).reason) < 300
+
+
+def test_how_a_process_died_is_read_from_what_ray_says() -> None:
+    assert death_of("The actor is dead because its node has died.").reason == "its node died"
+    assert death_of("Worker exits with a connection error code 2.").reason == "its process died"
+    assert death_of("killed due to the node running low on memory").kind == "memory"
+    assert death_of("").kind == "died"
+
+
+def test_a_failure_survives_the_way_to_the_driver() -> None:
+    failure = Failure("memory", "MemoryError")
+    assert Failure.from_json(failure.to_json()) == failure
+
+
+__all__ = ["Path", "failure_of", "limited", "save_file", "torch", "write_atomically"]
