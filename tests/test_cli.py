@@ -164,7 +164,7 @@ def test_what_sigterm_leaves_to_say_is_said_before_anything_is_tidied_up():
     code = (
         "import sys, time\n"
         "from safe_ray.cli import Command, main\n"
-        "def run(config):\n"
+        "def run(config, flags):\n"
         "    try:\n"
         "        print('working', flush=True)\n"
         "        time.sleep(60)\n"
@@ -194,7 +194,7 @@ def test_results_that_are_missing_are_one_line_and_exit_status_1():
         "import sys\n"
         "from safe_ray.cli import Command, main\n"
         "from safe_ray.errors import IncompleteError\n"
-        "def run(config):\n"
+        "def run(config, flags):\n"
         "    raise IncompleteError('1 of 2 tasks without a result')\n"
         "arguments = ['backbone=rn50', 'tasks.datasets=[eurosat]']\n"
         "sys.exit(main(Command('tune', '', (), run), arguments))\n"

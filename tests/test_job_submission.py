@@ -138,3 +138,39 @@ def test_a_submitted_sweep_runs_on_the_cluster_it_was_sent_to(
     assert "SAFE minus zero-shot" in done.stdout
     summary = json.loads((tmp_path / "outputs" / "submitted" / "summary.json").read_text())
     assert [entry["dataset"] for entry in summary] == ["shapes"]
+
+
+def test_a_stopped_job_leaves_its_sentence_in_the_log(
+    head: Head, tmp_path: Path, tiny_config_dir: Path
+) -> None:
+    def job(*arguments: str) -> str:
+        return subprocess.run(
+            [str(BIN / "ray"), "job", *arguments],
+            cwd=PROJECT,
+            env={**head.environment, "RAY_ADDRESS": head.dashboard},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        ).stdout
+
+    entry_point = [
+        *("python", "-m", "safe_ray.tune", "--config-dir", str(tiny_config_dir)),
+        *("backbone=tiny", "tasks.datasets=[shapes]", "tasks.shots=[1]", "tasks.seeds=[1]"),
+        *("features.views=1", "search.candidates=2", "search.bank=1", "search.epochs=20000"),
+        *(f"storage={tmp_path}", "sweep=stopped"),
+    ]
+    name = "a-job-to-stop"
+    submitted = ("submit", "--no-wait", "--submission-id", name, "--working-dir", ".", "--")
+    job(*submitted, *entry_point)
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.glob("outputs/stopped/banks/*/*/job.json")):
+        assert time.monotonic() < deadline, job("logs", name)
+        time.sleep(0.5)
+    # A trial is being started, or is in training.
+    time.sleep(5)
+    job("stop", name)
+    log = job("logs", name)
+    assert "nothing that was finished is lost" in log
+    assert "sweep=stopped" in log
+    assert "Traceback" not in log
