@@ -131,12 +131,15 @@ def made_up_search(sweep: Path, tasks: int, candidates: int, bank: int) -> BankS
 
 def made_up_outcome(job: BankJob, generator: np.random.Generator) -> BankOutcome:
     """Return an outcome such as a bank leaves."""
+
+    def figures() -> tuple[float, ...]:
+        return tuple(generator.uniform(size=len(_ALPHAS)).tolist())
+
+    def counts() -> tuple[int, ...]:
+        return tuple(generator.integers(57, size=len(_ALPHAS)).tolist())
+
     rows = [
-        AlphaRow(
-            _ALPHAS,
-            tuple(generator.uniform(size=len(_ALPHAS)).tolist()),
-            tuple(generator.uniform(size=len(_ALPHAS)).tolist()),
-        )
+        AlphaRow(_ALPHAS, figures(), figures(), figures(), counts(), counts(), figures())
         for _ in job.candidates
     ]
     return BankOutcome(

@@ -7,6 +7,7 @@ bounds live here, default values in the YAML files only.
 from __future__ import annotations
 
 import json
+import math
 import re
 import types
 import typing
@@ -30,7 +31,7 @@ from pydantic import (
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import PACKAGE_SCHEME, digest_json, is_uri, resolve_path, write_atomically
 from safe_ray.job import RESULTS
-from safe_ray.specs import BackboneSpec, DatasetSpec, Task
+from safe_ray.specs import BackboneSpec, DatasetSpec, Metric, Task
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 REMEMBERED = "config.json"
@@ -149,6 +150,16 @@ def _within(
         return value
 
     return check
+
+
+def _without_log(value: Any) -> Any:
+    log = value.get("log") if isinstance(value, Mapping) else getattr(value, "log", False)
+    if log:
+        raise ValueError(
+            "has log: true, which has no meaning there: every head is evaluated on an even grid of "
+            "search.alpha_points, and its best point is taken. Leave log out"
+        )
+    return value
 
 
 SearchedFloat = Annotated[float, Strict()] | FloatRange
@@ -357,9 +368,11 @@ class SearchConfig(Group):
     epochs: Annotated[SearchedInt, AfterValidator(_within(1))] = Field(
         description="Passes over the support images, and length of the schedule."
     )
-    alpha: Annotated[SearchedFloat, AfterValidator(_within(0, 1))] = Field(
+    alpha: Annotated[
+        SearchedFloat, BeforeValidator(_without_log), AfterValidator(_within(0, 1))
+    ] = Field(
         description="Share of the tuned pooling in the blend: 0 is zero-shot, 1 the tuned one "
-        "alone."
+        "alone; never on a logarithmic scale, for every head is evaluated on an even grid."
     )
     alpha_points: Annotated[int, Strict(), Field(ge=2)] = Field(
         description="Points in [0, 1] at which every head is evaluated."
@@ -377,6 +390,19 @@ class SearchConfig(Group):
         description="Folds of the support images in cross-validation."
     )
     seed: Seed = Field(description="Seeds the suggestions and the training.")
+
+    @model_validator(mode="after")
+    def _alpha_on_grid(self) -> Self:
+        if isinstance(self.alpha, FloatRange):
+            last = self.alpha_points - 1
+            low, high = self.alpha.low * last, self.alpha.high * last
+            if math.floor(high + 1e-9) < math.ceil(low - 1e-9):
+                raise ValueError(
+                    f"has search.alpha from {self.alpha.low:g} to {self.alpha.high:g}, where none "
+                    f"of the {self.alpha_points} evenly spaced alphas lies: widen it, or raise "
+                    "search.alpha_points"
+                )
+        return self
 
 
 class TrackingConfig(Group):
@@ -408,8 +434,12 @@ class ClusterConfig(Group):
 
 
 class EvaluationConfig(Group):
-    """How the winners are tested."""
+    """How the winners are tested, and by which metric they are chosen."""
 
+    metric: Metric = Field(
+        description="What a winner has most of on the validation samples: accuracy, or the mean "
+        "over the classes of the accuracy in each. Results have both."
+    )
     targets: Annotated[
         tuple[str, ...], BeforeValidator(_one_or_many), AfterValidator(_without_repeats)
     ] = Field(description="Test-only data sets that winners of their source are tested on, too.")

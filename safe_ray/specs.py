@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+Metric = Literal["accuracy", "mean_per_class"]
+"""Accuracy over all samples, or the mean over the classes of the accuracy in each."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,38 @@ class HyperParameters:
 
 
 @dataclass(frozen=True)
+class Point:
+    """What the validation samples say of a head at one alpha.
+
+    Attributes:
+        accuracy: 0 to 1, over all samples.
+        mean_per_class: 0 to 1, the mean over the classes of the accuracy in each.
+        nll: mean negative log-likelihood in nats.
+        gained: samples that are right here and wrong with the original pooling (alpha = 0).
+        lost: samples that are wrong here and right with the original pooling.
+        score: what the search maximises (see `safe_ray.heads.selection`).
+    """
+
+    accuracy: float
+    mean_per_class: float
+    nll: float
+    gained: int
+    lost: int
+    score: float
+
+
+@dataclass(frozen=True)
 class AlphaRow:
-    """A head's validation accuracy (0 to 1) and negative log-likelihood (nats) at every alpha."""
+    """A head's `Point` at every alpha: a column for each of its figures."""
 
     alphas: tuple[float, ...]
     accuracy: tuple[float, ...]
+    mean_per_class: tuple[float, ...]
     nll: tuple[float, ...]
+    gained: tuple[int, ...]
+    lost: tuple[int, ...]
+    score: tuple[float, ...]
+
+    def at(self, index: int) -> Point:
+        """Return the figures at the alpha of that index."""
+        return Point(**{column.name: getattr(self, column.name)[index] for column in fields(Point)})

@@ -181,7 +181,7 @@ def test_counting_on_test_samples_keeps_to_the_gpu(fake: FakeTensorMode) -> None
     on_gpu = classifier().to(GPU)[list(range(CLASSES - 1))]
     hits = count_hits([HEAD] * 2, [0.2, 0.9], HEAD, HEADS, maps, labels, on_gpu, 20.0)
     assert hits.device == GPU
-    assert hits.shape == (2, 3)
+    assert hits.shape == (2, 3, CLASSES - 1)
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")

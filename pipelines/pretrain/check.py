@@ -91,7 +91,7 @@ def measure(
         tuned, base = pools(held, heads)
         sums = sum_alpha_row(tuned, base, classifier, answers, backbone.logit_scale, alphas)
         rows = [sums.row(k, alphas) for k in range(len(heads))]
-        points = [best_point(row, len(answers)) for row in rows]
+        points = [best_point(row) for row in rows]
         best = max(
             range(len(heads)),
             key=lambda k: (rows[k].accuracy[points[k]], -rows[k].nll[points[k]]),

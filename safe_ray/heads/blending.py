@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from safe_ray.specs import AlphaRow
+from safe_ray.heads.metrics import mean_per_class
+from safe_ray.heads.selection import selection_score, steps_of
+from safe_ray.specs import AlphaRow, Metric
 
 # Small enough that the logits of a chunk stay in a CPU's cache from one pass to the next.
 _SCRATCH_BYTES = 4 * 2**20
@@ -52,25 +54,60 @@ class AlphaRowSums:
     """Sums over samples at every alpha, which add up over folds and batches.
 
     Attributes:
-        correct: `[K, A]` int64, samples whose highest logit is the right class.
+        class_correct: `[K, A, classes]` int32, samples whose highest logit is the right class.
+        gained: `[K, A]` int64, samples that are right here and wrong with the original pooling.
+        lost: `[K, A]` int64, samples that are wrong here and right with the original pooling.
         nll: `[K, A]` float64, summed negative log-likelihood in nats.
-        samples: how many samples the sums are over.
+        class_samples: `[classes]` int64, how many samples the sums are over.
     """
 
-    correct: Tensor
+    class_correct: Tensor
+    gained: Tensor
+    lost: Tensor
     nll: Tensor
-    samples: int
+    class_samples: Tensor
+
+    @property
+    def correct(self) -> Tensor:
+        """`[K, A]` int64, samples of all classes whose highest logit is the right class."""
+        return self.class_correct.sum(dim=-1)
+
+    @property
+    def samples(self) -> int:
+        """How many samples of all classes the sums are over."""
+        return int(self.class_samples.sum())
 
     def __add__(self, other: AlphaRowSums) -> AlphaRowSums:
         return AlphaRowSums(
-            self.correct + other.correct, self.nll + other.nll, self.samples + other.samples
+            self.class_correct + other.class_correct,
+            self.gained + other.gained,
+            self.lost + other.lost,
+            self.nll + other.nll,
+            self.class_samples + other.class_samples,
         )
 
-    def row(self, candidate: int, alphas: tuple[float, ...]) -> AlphaRow:
-        """Return one candidate's accuracy and mean negative log-likelihood at every alpha."""
-        accuracy = self.correct[candidate].double() / self.samples
-        nll = self.nll[candidate] / self.samples
-        return AlphaRow(alphas, tuple(accuracy.tolist()), tuple(nll.tolist()))
+    def row(
+        self, candidate: int, alphas: tuple[float, ...], metric: Metric = "accuracy"
+    ) -> AlphaRow:
+        """Return one candidate's figures at every alpha, with the score that `metric` gives."""
+        columns: dict[Metric, list[float]] = {
+            "accuracy": (self.correct[candidate].double() / self.samples).tolist(),
+            "mean_per_class": mean_per_class(
+                self.class_correct[candidate], self.class_samples
+            ).tolist(),
+        }
+        nll = (self.nll[candidate] / self.samples).tolist()
+        steps = steps_of(metric, self.class_samples.tolist())
+        chosen_by = zip(columns[metric], nll, strict=True)
+        return AlphaRow(
+            alphas=alphas,
+            accuracy=tuple(columns["accuracy"]),
+            mean_per_class=tuple(columns["mean_per_class"]),
+            nll=tuple(nll),
+            gained=tuple(self.gained[candidate].tolist()),
+            lost=tuple(self.lost[candidate].tolist()),
+            score=tuple(selection_score(value, loss, steps) for value, loss in chosen_by),
+        )
 
 
 @torch.no_grad()
@@ -93,17 +130,21 @@ def sum_alpha_row(
         alphas: the grid, `A` values in [0, 1].
     """
     candidates, samples, _ = tuned.shape
-    alpha = torch.tensor(alphas, dtype=tuned.dtype, device=tuned.device)
-    correct = torch.zeros(candidates, len(alphas), dtype=torch.int64, device=tuned.device)
-    nll = torch.zeros(candidates, len(alphas), dtype=torch.float64, device=tuned.device)
+    classes, points, device = classifier.shape[0], len(alphas), tuned.device
+    alpha = torch.tensor(alphas, dtype=tuned.dtype, device=device)
+    correct = torch.zeros(candidates, classes, points, dtype=torch.int32, device=device)
+    gained = torch.zeros(candidates, points, dtype=torch.int64, device=device)
+    lost = torch.zeros(candidates, points, dtype=torch.int64, device=device)
+    nll = torch.zeros(candidates, points, dtype=torch.float64, device=device)
 
-    per_sample = classifier.shape[0] * len(alphas) * tuned.element_size()
+    per_sample = classes * points * tuned.element_size()
     chunk = max(1, _SCRATCH_BYTES // per_sample)
     for start in range(0, samples, chunk):
         part = slice(start, start + chunk)
         base, base_scores = original[part], original[part] @ classifier.t()
         base_square = (base * base).sum(-1, keepdim=True)
-        target = labels[part].view(-1, 1, 1).expand(-1, 1, len(alphas))
+        target = labels[part].view(-1, 1, 1).expand(-1, 1, points)
+        by_original = _is_highest(base_scores.unsqueeze(-1), target[..., :1]).squeeze(1)  # [n, 1]
         for index in range(candidates):
             features = tuned[index, part]
             norm = (
@@ -116,9 +157,21 @@ def sum_alpha_row(
             # alphas come last because reductions over the classes are then vectorised.
             mix = torch.stack([factor * (1 - alpha), factor * alpha], dim=1)
             logits = torch.bmm(torch.stack([base_scores, features @ classifier.t()], dim=-1), mix)
-            correct[index] += _is_highest(logits, target).sum((0, 1))
+            right = _is_highest(logits, target).squeeze(1)  # [n, A]
+            correct[index].index_add_(0, labels[part], right.int())
+            gained[index] += (right & ~by_original).sum(0)
+            lost[index] += (by_original & ~right).sum(0)
             nll[index] -= torch.log_softmax(logits, 1).gather(1, target).double().sum((0, 1))
-    return AlphaRowSums(correct.cpu(), nll.cpu(), samples)
+    # Not `bincount`, which waits for the device to know how long its answer is.
+    sizes = torch.zeros(classes, dtype=torch.int64, device=device)
+    sizes.index_add_(0, labels, torch.ones_like(labels))
+    return AlphaRowSums(
+        correct.transpose(1, 2).cpu(),
+        gained.cpu(),
+        lost.cpu(),
+        nll.cpu(),
+        sizes.cpu(),
+    )
 
 
 def _is_highest(logits: Tensor, target: Tensor) -> Tensor:

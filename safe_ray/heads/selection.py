@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from safe_ray.specs import AlphaRow
+from safe_ray.specs import AlphaRow, Metric
+
+LEVEL = 0.05
+"""How likely a gain may be by chance alone and still count as shown."""
+
+# A score keeps 16 digits: nine for the metric leave seven for the negative log-likelihood.
+_MOST_STEPS = 10**9
 
 
-def selection_score(accuracy: float, nll: float, samples: int) -> float:
-    """Fold accuracy and negative log-likelihood into one number to maximise.
+def selection_score(value: float, nll: float, steps: int) -> float:
+    """Fold a metric and the negative log-likelihood into one number to maximise.
 
-    Two accuracies over `samples` samples differ by at least `1 / samples`, and the second term
-    stays below `1 / (samples + 1)`: so a higher accuracy always wins, and among equal accuracies
-    the lower negative log-likelihood does.
+    Two values of the metric differ by at least `1 / steps`, and the second term stays below
+    `1 / (steps + 1)`: so a higher value always wins, and among equal values the lower negative
+    log-likelihood does.
 
     Args:
-        accuracy: 0 to 1.
+        value: of the metric, 0 to 1.
         nll: mean negative log-likelihood in nats, 0 or more.
-        samples: the samples that both are over.
+        steps: see `steps_of`.
     """
-    return accuracy - nll / (1.0 + nll) / (samples + 1)
+    return value - nll / (1.0 + nll) / (steps + 1)
 
 
-def best_point(row: AlphaRow, samples: int, low: float = 0.0, high: float = 1.0) -> int:
+def steps_of(metric: Metric, class_samples: Sequence[int]) -> int:
+    """Return the number of which every value of a metric is a multiple of the inverse.
+
+    For accuracy that is the number of samples. For mean per class accuracy it is the number of
+    classes times the least common multiple of their sizes, at most 10^9: there, values that differ
+    by less count as equal.
+
+    Args:
+        metric: what is chosen by.
+        class_samples: validation samples of each class; a class without any has no say.
+    """
+    sizes = [size for size in class_samples if size]
+    if metric == "accuracy":
+        return sum(sizes)
+    return min(len(sizes) * math.lcm(*sizes), _MOST_STEPS)
+
+
+def best_point(row: AlphaRow, low: float = 0.0, high: float = 1.0) -> int:
     """Return the index of the best alpha in `[low, high]`; of equal ones, the smallest.
 
     Raises:
@@ -31,5 +55,27 @@ def best_point(row: AlphaRow, samples: int, low: float = 0.0, high: float = 1.0)
     allowed = [i for i, a in enumerate(row.alphas) if low - 1e-9 <= a <= high + 1e-9]
     if not allowed:
         raise ValueError(f"no alpha of the row lies between {low} and {high}")
-    scores = {i: selection_score(row.accuracy[i], row.nll[i], samples) for i in allowed}
-    return max(allowed, key=lambda i: (scores[i] if math.isfinite(scores[i]) else -math.inf, -i))
+    return max(
+        allowed, key=lambda i: (row.score[i] if math.isfinite(row.score[i]) else -math.inf, -i)
+    )
+
+
+def shows_gain(gained: int, lost: int) -> bool:
+    """Whether validation samples show a gain over the original pooling beyond chance.
+
+    The test is McNemar's in its exact form, the sign test on the samples that one of the two gets
+    right and the other wrong: were both equally good, each such sample would be a coin's throw. The
+    gain is shown if `gained` heads or more would come up with a probability of at most 5%
+    (`LEVEL`, one-sided). Each sample counts once, whichever metric chose the point.
+
+    The chosen point is the best of many, which the test does not know: it errs towards a gain.
+
+    Args:
+        gained: samples that are right at the chosen point and wrong at alpha = 0.
+        lost: samples that are wrong at the chosen point and right at alpha = 0.
+    """
+    if gained <= lost:
+        return False
+    from scipy.special import bdtrc
+
+    return bool(bdtrc(gained - 1, gained + lost, 0.5) <= LEVEL)

@@ -1,6 +1,7 @@
 """What a sweep prints and writes when it ends: every task's result, and means over seeds."""
 
 from safe_ray.report.summary import (
+    Accuracies,
     BestCandidate,
     Protocol,
     TaskResult,
@@ -12,6 +13,7 @@ from safe_ray.report.summary import (
 from safe_ray.report.tables import print_table, write_report
 
 __all__ = [
+    "Accuracies",
     "BestCandidate",
     "Protocol",
     "TaskResult",

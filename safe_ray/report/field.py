@@ -10,31 +10,38 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from safe_ray.errors import InputError
-from safe_ray.report.intervals import Interval
+from safe_ray.report.intervals import WHY_NO_INTERVAL, Interval, seeds_in_words
 from safe_ray.report.summary import Protocol, TaskResult, in_order
-from safe_ray.report.tables import AVERAGE, Row, summarise
-from safe_ray.specs import Task
+from safe_ray.report.tables import AVERAGE, Row, not_shown_line, summarise
+from safe_ray.specs import Metric, Task
 
 ZERO_SHOT = "zero-shot"
 TUNED_ONLY = "tuned only"
 SAFE = "SAFE"
 GAIN = "SAFE minus zero-shot"
-METHODS: Mapping[str, Callable[[Row], Interval]] = {
-    ZERO_SHOT: lambda row: row.zero_shot,
-    TUNED_ONLY: lambda row: row.tuned_only,
-    SAFE: lambda row: row.safe,
-    GAIN: lambda row: row.gain,
+SAFE_PER_CLASS = "SAFE, mean per class"
+GAIN_PER_CLASS = "SAFE minus zero-shot, mean per class"
+METHODS: Mapping[str, tuple[Metric, Callable[[Row], Interval]]] = {
+    ZERO_SHOT: ("accuracy", lambda row: row.zero_shot),
+    TUNED_ONLY: ("accuracy", lambda row: row.tuned_only),
+    SAFE: ("accuracy", lambda row: row.safe),
+    GAIN: ("accuracy", lambda row: row.gain),
+    SAFE_PER_CLASS: ("mean_per_class", lambda row: row.safe),
+    GAIN_PER_CLASS: ("mean_per_class", lambda row: row.gain),
 }
+SIGNED = frozenset({GAIN, GAIN_PER_CLASS})
+PUBLISHED = frozenset({ZERO_SHOT, TUNED_ONLY, SAFE})
+"""What stands beside published figures, which are accuracies."""
 
 NOTHING = "-"
 CHOSEN_ON_TEST = "†"
 NOTE = (
     "Test accuracy in per cent, mean over seeds ± half of the 95% interval (Student's t); "
-    "differences are paired by seed. One seed has no interval."
+    f"differences are paired by seed. {WHY_NO_INTERVAL}"
 )
 UNBIASED = "nothing was chosen on a test image"
 
@@ -47,6 +54,7 @@ CSV_COLUMNS = (
     "half_width",
     "averaged_datasets",
     "selection",
+    "metric",
     "convention",
     "prompts",
     "chosen_on_test",
@@ -58,6 +66,10 @@ _EXPLAINED: Mapping[str, Mapping[str, str]] = {
         "coop": "on a few validation images a class, at most four",
         "cross": "by cross-validation on the support images alone",
         "full": "on the whole validation split, which is far more labels than the shots are",
+    },
+    "metric": {
+        "accuracy": "for their accuracy",
+        "mean_per_class": "for their mean per class accuracy",
     },
     "convention": {
         "coop": "drawn as CoOp draws them",
@@ -162,12 +174,12 @@ def field_tables(benchmark: Benchmark) -> tuple[FieldTable, ...]:
         InputError: there is no result, or two for the same task.
     """
     _check_distinct(benchmark.results)
-    rows = summarise(benchmark.results)
     datasets = benchmark.columns()
-    by_place = {(row.dataset, row.shots): row for row in rows if not row.is_average}
-    averages = {row.shots: row for row in rows if row.is_average}
     tables = []
-    for method, value in METHODS.items():
+    for method, (metric, value) in METHODS.items():
+        rows = summarise(benchmark.results, metric)
+        by_place = {(row.dataset, row.shots): row for row in rows if not row.is_average}
+        averages = {row.shots: row for row in rows if row.is_average}
         body = []
         for shots in sorted({shots for _, shots in by_place}):
             found = [by_place.get((dataset, shots)) for dataset in datasets]
@@ -221,9 +233,10 @@ def protocol_lines(results: Sequence[TaskResult]) -> list[str]:
         where = f" of {_places(members)}" if len(groups) > 1 else ""
         lines.append(
             f"The learning rate, the weight decay, the epochs and alpha of every task{where} were "
-            f"chosen {_explained('selection', protocol)} (`{protocol.selection}`; {images} images "
-            f"a task). Samples are {_explained('convention', protocol)} (`{protocol.convention}`); "
-            f"prompts are {_explained('prompts', protocol)} (`{protocol.prompts}`)."
+            f"chosen {_explained('metric', protocol)} {_explained('selection', protocol)} "
+            f"(`{protocol.selection}`; {images} images a task). Samples are "
+            f"{_explained('convention', protocol)} (`{protocol.convention}`); prompts are "
+            f"{_explained('prompts', protocol)} (`{protocol.prompts}`)."
         )
     return lines
 
@@ -258,19 +271,19 @@ def markdown(benchmark: Benchmark, figure: str | None = None) -> str:
     title = f"# Benchmark {benchmark.name}" + (f", {benchmark.backbone}" * bool(benchmark.backbone))
     protocol = protocol_lines(benchmark.results)
     lines = [title, "", NOTE, "", *_joined(protocol), f"{UNBIASED.capitalize()}.", ""]
+    lines += _joined(filter(None, [not_shown_line(benchmark.results)]))
     if figure:
         lines += [f"![accuracy over shots, a panel a data set]({figure})", ""]
-    signed = {GAIN}
     for table in tables:
         lines += [f"## {_capital(table.method)}", ""]
-        lines += _table_lines(table, benchmark.results, table.method in signed)
+        lines += _table_lines(table, benchmark.results, table.method in SIGNED)
         lines += ["", f"_{_capital(selection_line(benchmark.results))}_", ""]
     lines += _target_lines(benchmark.results)
     lines += _reference_lines(benchmark, tables)
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _joined(paragraphs: Sequence[str]) -> list[str]:
+def _joined(paragraphs: Iterable[str]) -> list[str]:
     return [line for paragraph in paragraphs for line in (paragraph, "")]
 
 
@@ -285,7 +298,7 @@ def _table_lines(table: FieldTable, results: Sequence[TaskResult], signed: bool)
     for row in table.rows:
         counts = Counter(result.dataset for result in results if result.shots == row.shots)
         few, many = min(counts.values()), max(counts.values())
-        cells = [str(row.shots), str(few) if few == many else f"{few} to {many}"]
+        cells = [str(row.shots), seeds_in_words(few) if few == many else f"{few} to {many}"]
         cells += [_per_cent(cell, signed) for cell in row.cells]
         if with_average:
             cells.append(_average_cell(row, complete, signed))
@@ -338,7 +351,7 @@ def _target_lines(results: Sequence[TaskResult]) -> list[str]:
         for table in tables:
             for row in table.rows:
                 cells = [*row.cells, *([row.average] * several)]
-                signed = table.method == GAIN
+                signed = table.method in SIGNED
                 lines.append(
                     _line([table.method, str(row.shots), *(_per_cent(c, signed) for c in cells)])
                 )
@@ -404,7 +417,7 @@ def _reference_lines(benchmark: Benchmark, tables: Sequence[FieldTable]) -> list
             lines.append(_line([f"{method.method}{marker} [{len(notes)}]", *cells]))
     for table in tables:
         row = _row_at(table, reference)
-        if table.method != GAIN and row is not None:
+        if table.method in PUBLISHED and row is not None:
             ours = [row.cells[table.datasets.index(name)] for name in beside.datasets]
             ours += [row.average] * beside.averages
             lines.append(_line([f"**{table.method}**, this benchmark", *map(_per_cent, ours)]))

@@ -1,4 +1,8 @@
-"""Means over seeds with 95% intervals, by Student's t."""
+"""Means over seeds with 95% intervals, by Student's t.
+
+Fewer than three values have no interval. That of two would be their mean ± 12.7 standard errors,
+from a spread that is a single difference: it says nothing that the two values do not.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
+FEWEST = 3
+"""How many values have an interval."""
+
+WHY_NO_INTERVAL = (
+    "Below three seeds there is no interval: one has no spread, and that of two says next to "
+    "nothing (their mean ± 12.7 standard errors)."
+)
+
+_IN_WORDS = {1: "one seed", 2: "two seeds"}
 
 
 @dataclass(frozen=True)
@@ -16,8 +29,8 @@ class Interval:
 
     Attributes:
         mean: of the values, in their unit.
-        half_width: the interval is mean - half_width to mean + half_width; None for one value,
-            which has no spread to estimate an interval from.
+        half_width: the interval is mean - half_width to mean + half_width; None for fewer than
+            `FEWEST` values, whose spread says next to nothing.
         count: how many values.
     """
 
@@ -36,6 +49,11 @@ class Interval:
         return None if self.half_width is None else self.mean + self.half_width
 
 
+def seeds_in_words(count: int) -> str:
+    """Return a number of seeds for a table: in words where there is no interval."""
+    return _IN_WORDS.get(count, str(count))
+
+
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Return the mean of independent values with its two-sided Student-t interval.
 
@@ -51,8 +69,8 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
         raise ValueError(f"a confidence lies between 0 and 1, not at {confidence}")
     count = len(values)
     mean = math.fsum(values) / count
-    if count == 1:
-        return Interval(mean, None, 1)
+    if count < FEWEST:
+        return Interval(mean, None, count)
     from scipy.stats import t
 
     deviation = statistics.stdev(values)

@@ -11,6 +11,7 @@ from typing import Any
 
 from safe_ray.errors import InputError
 from safe_ray.files import write_atomically
+from safe_ray.specs import Metric
 
 SUMMARY_FILE = "summary.json"
 
@@ -31,11 +32,35 @@ class ValidationResult:
 
     Attributes:
         accuracy: 0 to 1, on the validation samples.
+        mean_per_class: 0 to 1, the mean over the classes of the accuracy in each.
         nll: mean negative log-likelihood in nats.
+        gained: validation samples that the winner gets right and zero-shot (alpha = 0) wrong.
+        lost: validation samples that the winner gets wrong and zero-shot right.
+        gain_shown: whether these two show a gain over zero-shot beyond chance, at 5% and one-sided
+            (see `safe_ray.heads.selection.shows_gain`). The winner is the winner either way.
     """
 
     accuracy: float
+    mean_per_class: float
     nll: float
+    gained: int
+    lost: int
+    gain_shown: bool
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """What is compared, by one metric, 0 to 1.
+
+    Attributes:
+        zero_shot: of the untouched model (alpha = 0).
+        tuned_only: of the tuned pooling alone (alpha = 1).
+        safe: of the blend at the chosen alpha.
+    """
+
+    zero_shot: float
+    tuned_only: float
+    safe: float
 
 
 @dataclass(frozen=True)
@@ -47,14 +72,23 @@ class TestResult:
         tuned_only: of the tuned pooling alone (alpha = 1).
         safe: of the blend at the chosen alpha.
         samples: how many test images.
+        mean_per_class: the same three by the mean over the classes of the accuracy in each, for
+            classes with test images.
     """
 
     zero_shot: float
     tuned_only: float
     safe: float
     samples: int
+    mean_per_class: Accuracies
 
     __test__ = False
+
+    def by(self, metric: Metric) -> Accuracies:
+        """Return the three by that metric."""
+        if metric == "mean_per_class":
+            return self.mean_per_class
+        return Accuracies(self.zero_shot, self.tuned_only, self.safe)
 
 
 @dataclass(frozen=True)
@@ -64,6 +98,7 @@ class Protocol:
     Attributes:
         selection: `coop` (a few validation samples a class), `cross` (folds of the support set) or
             `full` (the whole validation split).
+        metric: what the winner has most of on them, `accuracy` or `mean_per_class`.
         convention: of the sampling, a key of `safe_ray.data.episodes.CONVENTIONS`.
         prompts: `single`, `ensemble` or `descriptions`.
         support_samples: images that the head was tuned on.
@@ -73,6 +108,7 @@ class Protocol:
     """
 
     selection: str
+    metric: str
     convention: str
     prompts: str
     support_samples: int
@@ -123,9 +159,9 @@ class TaskResult:
                 "validation": ValidationResult(
                     **_read(ValidationResult, values["validation"], "validation")
                 ),
-                "test": TestResult(**_read(TestResult, values["test"], "test")),
+                "test": _read_test(values["test"], "test"),
                 "targets": {
-                    name: TestResult(**_read(TestResult, value, f"target {name}"))
+                    name: _read_test(value, f"target {name}")
                     for name, value in values["targets"].items()
                 },
                 "protocol": Protocol(**_read(Protocol, values["protocol"], "protocol")),
@@ -178,7 +214,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "str | None": (str, type(None)),
     "int": (int,),
     "float": (int, float, type(None)),
+    "bool": (bool,),
 }
+
+
+def _read_test(entry: Any, where: str) -> TestResult:
+    values = _read(TestResult, entry, where)
+    inner = _read(Accuracies, values["mean_per_class"], f"mean_per_class of {where}")
+    return TestResult(**{**values, "mean_per_class": Accuracies(**inner)})
 
 
 def _read(kind: type, entry: Any, where: str) -> dict[str, Any]:
@@ -198,7 +241,7 @@ def _read(kind: type, entry: Any, where: str) -> dict[str, Any]:
         if expected is None:
             continue
         value: Any = values[name]
-        if not isinstance(value, expected) or isinstance(value, bool):
+        if not isinstance(value, expected) or isinstance(value, bool) != (text == "bool"):
             raise InputError(f"{name} of {where} is {value!r}, not a {text}: run the sweep again.")
         if text == "float":
             values[name] = math.nan if value is None else float(values[name])

@@ -3,20 +3,30 @@
 One row a data set and number of shots: means over seeds in per cent, with 95% intervals. The last
 row for every number of shots averages over the data sets, seed by seed, and takes the interval
 over these averages.
+
+The table is of accuracy. Where mean per class accuracy is another number in any of its cells, a
+second table of the same form has that.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import IO
 
 from safe_ray.files import replacing, write_atomically
-from safe_ray.report.intervals import Interval, mean_interval, paired_difference
-from safe_ray.report.summary import TaskResult, TestResult, in_order, write_summary
+from safe_ray.report.intervals import (
+    WHY_NO_INTERVAL,
+    Interval,
+    mean_interval,
+    paired_difference,
+    seeds_in_words,
+)
+from safe_ray.report.summary import Accuracies, Protocol, TaskResult, in_order, write_summary
+from safe_ray.specs import Metric
 
 MARKDOWN_FILE = "results.md"
 PARQUET_FILE = "results.parquet"
@@ -34,10 +44,14 @@ COLUMNS = (
 AVERAGE = "average"
 NOTE = (
     "Test accuracy in per cent, mean over seeds ± half of the 95% interval (Student's t); the "
-    "difference is paired by seed. One seed has no interval. Winners were chosen by: coop, a few "
+    f"difference is paired by seed. {WHY_NO_INTERVAL} Winners were chosen by: coop, a few "
     "validation samples a class; cross, cross-validation on the support samples; full, the whole "
     "validation split; never by a test sample."
 )
+PER_CLASS = "Mean per class accuracy: the mean over the classes of the accuracy in each"
+NOT_SHOWN = "!"
+"""Marks the row of a task whose validation samples do not show a gain."""
+
 _WIDTH_OF_A_FILE = 132
 
 
@@ -45,7 +59,9 @@ _WIDTH_OF_A_FILE = 132
 class Row:
     """One row: a data set, or the average over data sets, at one number of shots.
 
-    The intervals are over seeds and in [0, 1] (the difference in [-1, 1]).
+    The intervals are over seeds and in [0, 1] (the difference in [-1, 1]). `not_shown` says of how
+    many of its tasks the validation samples do not show a gain beyond chance; an average and a
+    target have none.
     """
 
     dataset: str
@@ -56,11 +72,16 @@ class Row:
     tuned_only: Interval
     safe: Interval
     gain: Interval
+    not_shown: int = 0
     is_average: bool = False
 
 
-def summarise(results: Sequence[TaskResult]) -> list[Row]:
+def summarise(results: Sequence[TaskResult], metric: Metric = "accuracy") -> list[Row]:
     """Return a row for each data set and number of shots, then the averages over data sets.
+
+    Args:
+        results: of tasks.
+        metric: what the test accuracies are.
 
     The rows of a data set are followed by those of the targets that its heads were tested on, which
     are in no average.
@@ -74,25 +95,37 @@ def summarise(results: Sequence[TaskResult]) -> list[Row]:
         groups.setdefault((result.dataset, result.shots), []).append(result)
     rows = []
     for (dataset, shots), group in groups.items():
-        rows.append(_row(dataset, shots, [result.test for result in group], _selection(group)))
+        tests = [result.test.by(metric) for result in group]
+        row = _row(dataset, shots, tests, _selection(group))
+        rows.append(replace(row, not_shown=_count_not_shown(group)))
         for target in group[0].targets:
-            tests = [result.targets[target] for result in group if target in result.targets]
+            found = [result.targets[target] for result in group if target in result.targets]
+            tests = [test.by(metric) for test in found]
             rows.append(_row(f"{dataset} on {target}", shots, tests, _selection(group)))
     for shots in sorted({shots for _, shots in groups}):
         members = [group for (_, other), group in groups.items() if other == shots]
         if len(members) > 1:
-            rows.append(_average(shots, members))
+            rows.append(_average(shots, members, metric))
     return rows
 
 
 def _selection(results: Sequence[TaskResult]) -> str:
-    return ", ".join(sorted({result.protocol.selection for result in results}))
+    return ", ".join(sorted({_chosen_by(result.protocol) for result in results}))
+
+
+def _chosen_by(protocol: Protocol) -> str:
+    ending = "" if protocol.metric == "accuracy" else f", {protocol.metric.replace('_', ' ')}"
+    return protocol.selection + ending
+
+
+def _count_not_shown(results: Sequence[TaskResult]) -> int:
+    return sum(not result.validation.gain_shown for result in results)
 
 
 def _row(
     dataset: str,
     shots: int,
-    tests: Sequence[TestResult],
+    tests: Sequence[Accuracies],
     selection: str,
     is_average: bool = False,
 ) -> Row:
@@ -111,8 +144,8 @@ def _row(
     )
 
 
-def _average(shots: int, members: Sequence[Sequence[TaskResult]]) -> Row:
-    by_seed = [{result.seed: result.test for result in group} for group in members]
+def _average(shots: int, members: Sequence[Sequence[TaskResult]], metric: Metric) -> Row:
+    by_seed = [{result.seed: result.test.by(metric) for result in group} for group in members]
     common = sorted(set.intersection(*(set(tests) for tests in by_seed)))
     if common:
         tests = [_mean_test([tests[seed] for tests in by_seed]) for seed in common]
@@ -122,16 +155,35 @@ def _average(shots: int, members: Sequence[Sequence[TaskResult]]) -> Row:
     return _row(AVERAGE, shots, tests, selection, is_average=True)
 
 
-def _mean_test(tests: Sequence[TestResult]) -> TestResult:
-    def mean(value: Callable[[TestResult], float]) -> float:
-        return mean_interval([value(test) for test in tests]).mean
+def _mean_test(tests: Sequence[Accuracies]) -> Accuracies:
+    names = [field.name for field in fields(Accuracies)]
+    means = {name: mean_interval([getattr(test, name) for test in tests]).mean for name in names}
+    return Accuracies(**means)
 
-    return TestResult(
-        zero_shot=mean(lambda test: test.zero_shot),
-        tuned_only=mean(lambda test: test.tuned_only),
-        safe=mean(lambda test: test.safe),
-        samples=sum(test.samples for test in tests),
+
+def not_shown_line(results: Sequence[TaskResult]) -> str:
+    """Return a sentence on the tasks whose validation samples show no gain, or "" if all do."""
+    count = _count_not_shown(results)
+    if not count:
+        return ""
+    return (
+        f"In {count} of {len(results)} task{'s' * (len(results) != 1)} the validation samples do "
+        "not show a gain over zero-shot beyond chance (sign test on the samples that only one of "
+        "the two gets right, 5%, one-sided)."
     )
+
+
+def _notes(results: Sequence[TaskResult]) -> list[str]:
+    """Return what stands under the table, a line each."""
+    not_shown = not_shown_line(results)
+    return [NOTE, *([f"{NOT_SHOWN} {not_shown}"] if not_shown else [])]
+
+
+def _tables(results: Sequence[TaskResult]) -> list[tuple[str, list[Row]]]:
+    """Return the rows of the table, and those by mean per class accuracy if they differ."""
+    tables = [("", summarise(results)), (PER_CLASS, summarise(results, "mean_per_class"))]
+    first, second = ([_cells(row) for row in rows] for _, rows in tables)
+    return tables[:1] if first == second else tables
 
 
 def _per_cent(interval: Interval, signed: bool = False) -> str:
@@ -143,12 +195,12 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.dataset,
         str(row.shots),
-        "one seed" if row.seeds == 1 else str(row.seeds),
+        seeds_in_words(row.seeds),
         row.selection,
         _per_cent(row.zero_shot),
         _per_cent(row.tuned_only),
         _per_cent(row.safe),
-        _per_cent(row.gain, signed=True),
+        f"{NOT_SHOWN} " * (row.not_shown > 0) + _per_cent(row.gain, signed=True),
     )
 
 
@@ -165,40 +217,48 @@ def print_table(results: Sequence[TaskResult], file: IO[str] | None = None) -> N
     def spoken(text: str) -> str:
         return text if unicode else text.replace("±", "+/-").encode("ascii", "replace").decode()
 
-    table = Table(
-        box=box.SIMPLE_HEAD if unicode else box.ASCII,
-        caption=spoken(NOTE),
-        caption_justify="left",
-        title=None,
-    )
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name == "data set" else "right", no_wrap=True)
-    previous: Row | None = None
-    for row in summarise(results):
-        if previous is not None and row.is_average and not previous.is_average:
-            table.add_section()
-        # Names are data: their brackets are not rich's markup.
-        table.add_row(
-            *(spoken(cell).replace("[", r"\[") for cell in _cells(row)),
-            style="bold" if row.is_average else None,
-        )
-        previous = row
     console = Console(
         file=file,
         width=None if terminal else _WIDTH_OF_A_FILE,
         no_color=None if terminal else True,
         highlight=False,
     )
-    console.print(table)
+    tables = _tables(results)
+    for title, rows in tables:
+        table = Table(
+            box=box.SIMPLE_HEAD if unicode else box.ASCII,
+            title=title or None,
+            title_justify="left",
+            caption=spoken("\n".join(_notes(results))) if rows is tables[-1][1] else None,
+            caption_justify="left",
+        )
+        for name in COLUMNS:
+            table.add_column(name, justify="left" if name == "data set" else "right", no_wrap=True)
+        previous: Row | None = None
+        for row in rows:
+            if previous is not None and row.is_average and not previous.is_average:
+                table.add_section()
+            # Names are data: their brackets are not rich's markup.
+            table.add_row(
+                *(spoken(cell).replace("[", r"\[") for cell in _cells(row)),
+                style="bold" if row.is_average else None,
+            )
+            previous = row
+        console.print(table)
 
 
 def markdown(results: Sequence[TaskResult]) -> str:
     """Return the table as GitHub's Markdown, with a note on how to read it."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|:--" + "|--:" * (len(COLUMNS) - 1) + "|"]
-    for row in summarise(results):
-        cells = [cell.replace("|", r"\|") for cell in _cells(row)]
-        lines.append("| " + " | ".join(f"**{c}**" if row.is_average else c for c in cells) + " |")
-    return "\n".join([*lines, "", NOTE, ""])
+    lines: list[str] = []
+    for title, rows in _tables(results):
+        lines += [f"{title}:", ""] if title else []
+        lines += ["| " + " | ".join(COLUMNS) + " |", "|:--" + "|--:" * (len(COLUMNS) - 1) + "|"]
+        for row in rows:
+            cells = [cell.replace("|", r"\|") for cell in _cells(row)]
+            shown = (f"**{cell}**" if row.is_average else cell for cell in cells)
+            lines.append(f"| {' | '.join(shown)} |")
+        lines.append("")
+    return "\n".join([*lines, *(f"{note}\n" for note in _notes(results))])
 
 
 def flat(result: TaskResult) -> dict[str, object]:
@@ -206,13 +266,18 @@ def flat(result: TaskResult) -> dict[str, object]:
 
     The targets are one JSON object in a column of their own.
     """
+    values = result.to_json()
+    targets = json.dumps(values.pop("targets"))
+    return {**_flattened(values), "targets": targets}
+
+
+def _flattened(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     entry: dict[str, object] = {}
-    for key, value in result.to_json().items():
+    for key, value in values.items():
         if isinstance(value, dict):
-            flattened = {f"{key}_{name}": inner for name, inner in value.items()}
-            entry.update({key: json.dumps(value)} if key == "targets" else flattened)
+            entry |= _flattened(value, f"{prefix}{key}_")
         else:
-            entry[key] = value
+            entry[prefix + key] = value
     return entry
 
 
@@ -234,13 +299,21 @@ def write_report(results: Sequence[TaskResult], folder: Path) -> list[Path]:
             ("best_epochs", pa.int32()),
             ("best_alpha", pa.float64()),
             ("validation_accuracy", pa.float64()),
+            ("validation_mean_per_class", pa.float64()),
             ("validation_nll", pa.float64()),
+            ("validation_gained", pa.int32()),
+            ("validation_lost", pa.int32()),
+            ("validation_gain_shown", pa.bool_()),
             ("test_zero_shot", pa.float64()),
             ("test_tuned_only", pa.float64()),
             ("test_safe", pa.float64()),
             ("test_samples", pa.int32()),
+            ("test_mean_per_class_zero_shot", pa.float64()),
+            ("test_mean_per_class_tuned_only", pa.float64()),
+            ("test_mean_per_class_safe", pa.float64()),
             ("targets", pa.string()),
             ("protocol_selection", pa.string()),
+            ("protocol_metric", pa.string()),
             ("protocol_convention", pa.string()),
             ("protocol_prompts", pa.string()),
             ("protocol_support_samples", pa.int32()),

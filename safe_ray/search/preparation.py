@@ -29,6 +29,7 @@ from safe_ray.heads.bank import select_parameters
 from safe_ray.heads.blending import alpha_grid
 from safe_ray.progress import Progress
 from safe_ray.search.frozen import MANIFESTS, freeze
+from safe_ray.search.shares import unlike_shares
 from safe_ray.search.space import Range, SearchSpace, task_seed
 from safe_ray.search.targets import check_targets, target_columns
 from safe_ray.specs import Task
@@ -190,7 +191,13 @@ def assumptions(
                 f"{task.id}: there is no validation split, so candidates are chosen on "
                 f"{episode.validation.num_rows} training images that the support set leaves over."
             )
-    return said
+    # A whole validation split has the shares that whoever made the split has given it.
+    drawn = {
+        task: episode.train if selection == "cross" else episode.validation
+        for task, episode in episodes.items()
+        if (selection := selection_of(config, episode)) != "full"
+    }
+    return said + unlike_shares(manifests, drawn, config.evaluation.metric)
 
 
 def check_images(
@@ -344,6 +351,7 @@ def write_tasks(
             validation_labels=_labels(checked.validation),
             mode=checked.selection,
             folds=config.search.folds,
+            metric=config.evaluation.metric,
             alphas=space.alphas,
             alpha_low=low,
             alpha_high=high,

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from safe_ray.heads.selection import selection_score
+import torch
+
+from safe_ray.heads.metrics import mean_per_class
+from safe_ray.heads.selection import shows_gain
 from safe_ray.report.summary import (
+    Accuracies,
     BestCandidate,
     Protocol,
     TaskResult,
@@ -14,6 +18,7 @@ from safe_ray.report.summary import (
     ValidationResult,
 )
 from safe_ray.search.testing import TestCounts, Winner
+from safe_ray.specs import Point
 from safe_ray.tracking.mlflow import model_name
 from safe_ray.tracking.writer import BackgroundTracker
 from safe_ray.training.job import BankJob, BankOutcome, CandidateOutcome, TaskFacts
@@ -25,20 +30,32 @@ class Choice:
 
     winner: Winner
     candidate: CandidateOutcome
-    samples: int
 
     @property
-    def validation(self) -> tuple[float, float]:
-        """Accuracy and negative log-likelihood at the chosen alpha."""
+    def point(self) -> Point:
+        """What the validation samples say of the candidate at the chosen alpha."""
         row, best = self.candidate.row, self.candidate.best
         if row is None or best is None:
             raise ValueError("a failed candidate cannot be chosen")
-        return row.accuracy[best], row.nll[best]
+        return row.at(best)
+
+    @property
+    def validation(self) -> ValidationResult:
+        """What the summary says of the choice."""
+        point = self.point
+        return ValidationResult(
+            accuracy=point.accuracy,
+            mean_per_class=point.mean_per_class,
+            nll=point.nll,
+            gained=point.gained,
+            lost=point.lost,
+            gain_shown=shows_gain(point.gained, point.lost),
+        )
 
 
 def choose(sweep: str, outcomes: Sequence[BankOutcome]) -> Choice | None:
     """Return the best candidate of a task's banks, the first of equal ones; None if all failed."""
-    best: tuple[float, Choice] | None = None
+    best: Choice | None = None
     for outcome in outcomes:
         folder = BankJob(sweep, outcome.task_id, outcome.bank, ()).folder
         for candidate in outcome.candidates:
@@ -47,11 +64,10 @@ def choose(sweep: str, outcomes: Sequence[BankOutcome]) -> Choice | None:
             winner = Winner(
                 outcome.task_id, folder / candidate.head, candidate.row.alphas[candidate.best]
             )
-            choice = Choice(winner, candidate, outcome.samples)
-            score = selection_score(*choice.validation, outcome.samples)
-            if best is None or score > best[0]:
-                best = score, choice
-    return None if best is None else best[1]
+            choice = Choice(winner, candidate)
+            if best is None or choice.point.score > best.point.score:
+                best = choice
+    return best
 
 
 class Recorder:
@@ -100,17 +116,21 @@ class Recorder:
             alpha = hyper_parameters.alpha
             head = None
             if candidate.row is not None and candidate.best is not None:
-                row, best = candidate.row, candidate.best
-                alpha = row.alphas[best]
+                row, point = candidate.row, candidate.row.at(candidate.best)
+                alpha = row.alphas[candidate.best]
                 metrics = {
-                    "validation_accuracy": row.accuracy[best],
-                    "validation_nll": row.nll[best],
+                    "validation_accuracy": point.accuracy,
+                    "validation_mean_per_class": point.mean_per_class,
+                    "validation_nll": point.nll,
+                    "validation_gained": point.gained,
+                    "validation_lost": point.lost,
                     "validation_accuracy_zero_shot": row.accuracy[0],
                     "validation_accuracy_tuned_only": row.accuracy[-1],
                     "alpha": alpha,
-                    "score": selection_score(row.accuracy[best], row.nll[best], outcome.samples),
+                    "score": point.score,
                 }
                 curves["validation_accuracy_over_alpha"] = row.accuracy
+                curves["validation_mean_per_class_over_alpha"] = row.mean_per_class
                 curves["validation_nll_over_alpha"] = row.nll
                 head = job.folder / candidate.head if candidate.head else None
             self._tracker.log_candidate(
@@ -140,30 +160,23 @@ class Recorder:
     ) -> None:
         """Record a task's result and register its winner."""
         task_id = choice.winner.task_id
-        accuracy, nll = choice.validation
+        gain = sum(counts.safe) - sum(counts.zero_shot)
         self._tracker.finish_task(
             task_id,
             metrics={
-                "validation_accuracy": accuracy,
-                "validation_nll": nll,
-                "test_zero_shot": counts.zero_shot / counts.samples,
-                "test_tuned_only": counts.tuned_only / counts.samples,
-                "test_safe": counts.safe / counts.samples,
-                "test_safe_minus_zero_shot": (counts.safe - counts.zero_shot) / counts.samples,
+                **{f"validation_{k}": float(v) for k, v in asdict(choice.validation).items()},
+                **_test_metrics(counts),
+                "test_safe_minus_zero_shot": gain / sum(counts.samples),
                 **{
-                    f"test_{kind}/{name}": value / target.samples
+                    f"{key}/{name}": value
                     for name, target in targets.items()
-                    for kind, value in (
-                        ("zero_shot", target.zero_shot),
-                        ("tuned_only", target.tuned_only),
-                        ("safe", target.safe),
-                    )
+                    for key, value in _test_metrics(target).items()
                 },
             },
             params={
                 **{f"best_{k}": v for k, v in asdict(choice.candidate.hyper_parameters).items()},
                 "best_alpha": choice.winner.alpha,
-                "test_samples": counts.samples,
+                "test_samples": sum(counts.samples),
             },
             head=choice.winner.folder,
             model_name=model_name(sweep, task_id) if self._register else None,
@@ -180,7 +193,6 @@ class Recorder:
         """Return the task's entry in the summary."""
         facts = self._facts[choice.winner.task_id]
         hyper_parameters = choice.candidate.hyper_parameters
-        accuracy, nll = choice.validation
         return TaskResult(
             dataset=facts.task.dataset,
             shots=facts.task.shots,
@@ -192,9 +204,9 @@ class Recorder:
                 hyper_parameters.epochs,
                 choice.winner.alpha,
             ),
-            validation=ValidationResult(accuracy, nll),
-            test=_accuracies(counts),
-            targets={name: _accuracies(target) for name, target in targets.items()},
+            validation=choice.validation,
+            test=accuracies_of(counts),
+            targets={name: accuracies_of(target) for name, target in targets.items()},
             protocol=self._protocol(choice.winner.task_id),
             head=head,
             mlflow_run_id=run_id,
@@ -204,6 +216,7 @@ class Recorder:
         facts = self._facts[task_id]
         return Protocol(
             selection=facts.mode,
+            metric=facts.metric,
             convention=facts.card["episode"]["convention"],
             prompts=facts.card["prompts"],
             support_samples=len(facts.support),
@@ -223,10 +236,31 @@ class Recorder:
         }
 
 
-def _accuracies(counts: TestCounts) -> TestResult:
+def accuracies_of(counts: TestCounts) -> TestResult:
+    """Return the accuracies that follow from the counts."""
+    samples = torch.tensor(counts.samples)
+    correct = {
+        "zero_shot": torch.tensor(counts.zero_shot),
+        "tuned_only": torch.tensor(counts.tuned_only),
+        "safe": torch.tensor(counts.safe),
+    }
+    total = int(samples.sum())
     return TestResult(
-        zero_shot=counts.zero_shot / counts.samples,
-        tuned_only=counts.tuned_only / counts.samples,
-        safe=counts.safe / counts.samples,
-        samples=counts.samples,
+        **{name: int(right.sum()) / total for name, right in correct.items()},
+        samples=total,
+        mean_per_class=Accuracies(
+            **{name: float(mean_per_class(right, samples)) for name, right in correct.items()}
+        ),
     )
+
+
+def _test_metrics(counts: TestCounts) -> dict[str, float]:
+    test = accuracies_of(counts)
+    return {
+        f"test_{name}{ending}": value
+        for ending, accuracies in (
+            ("", test.by("accuracy")),
+            ("_mean_per_class", test.by("mean_per_class")),
+        )
+        for name, value in asdict(accuracies).items()
+    }

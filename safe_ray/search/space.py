@@ -19,7 +19,6 @@ from optuna.samplers import BaseSampler, QMCSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from safe_ray.files import sha256_hex
-from safe_ray.heads.selection import selection_score
 from safe_ray.specs import HyperParameters
 from safe_ray.training.job import BankOutcome, CandidateOutcome
 
@@ -167,7 +166,7 @@ def trials_of_bank(space: SearchSpace, outcome: BankOutcome, row_points: int) ->
 
     A trained head answers for its whole alpha row, so each candidate yields its suggested alpha,
     its best one, and up to `row_points` more that are evenly spaced; all of 101 would only slow
-    the sampler down. The value is `selection_score`. A failed candidate yields a failed trial.
+    the sampler down. The value is the point's score. A failed candidate yields a failed trial.
     """
     return [
         trial
@@ -212,13 +211,19 @@ def _trials_of_candidate(
             epochs=candidate.hyper_parameters.epochs,
             alpha=row.alphas[index],
         )
-        accuracy, nll = row.accuracy[index], row.nll[index]
+        point = row.at(index)
         trials.append(
             create_trial(
                 params=_parameters(distributions, at),
                 distributions=distributions,
-                value=selection_score(accuracy, nll, outcome.samples),
-                user_attrs={**about, "point": kind, "accuracy": accuracy, "nll": nll},
+                value=point.score,
+                user_attrs={
+                    **about,
+                    "point": kind,
+                    "accuracy": point.accuracy,
+                    "mean_per_class": point.mean_per_class,
+                    "nll": point.nll,
+                },
             )
         )
     return trials

@@ -41,7 +41,7 @@ class Winner:
 
 @dataclass(frozen=True)
 class TestCounts:
-    """Correctly classified test samples of one task.
+    """Correctly classified test samples of one task, a number for each class.
 
     Attributes:
         zero_shot: with the original pooling (alpha = 0).
@@ -50,10 +50,12 @@ class TestCounts:
         samples: test samples.
     """
 
-    zero_shot: int
-    tuned_only: int
-    safe: int
-    samples: int
+    zero_shot: tuple[int, ...]
+    tuned_only: tuple[int, ...]
+    safe: tuple[int, ...]
+    samples: tuple[int, ...]
+
+    __test__ = False
 
 
 @torch.no_grad()
@@ -88,7 +90,8 @@ def count_correct(
         classifier = classifier[list(columns)]
     original = load_pooling(sweep)
     store = facts.store()
-    correct = torch.zeros(len(winners), 3, dtype=torch.int64)
+    classes = classifier.shape[0]
+    correct = torch.zeros(len(winners), 3, classes, dtype=torch.int64)
     for places in _pieces(range(len(winners)), _HEADS_AT_ONCE):
         heads = [load_head(winners[place].folder)[0] for place in places]
         alphas = [winners[place].alpha for place in places]
@@ -106,9 +109,10 @@ def count_correct(
                 facts.logit_scale,
             )
             correct[list(places)] += hits.cpu()
+    sizes = torch.bincount(torch.tensor(labels), minlength=classes).tolist()
     return {
-        winner.task_id: TestCounts(zero_shot, tuned_only, safe, len(samples))
-        for winner, (zero_shot, tuned_only, safe) in zip(winners, correct.tolist(), strict=True)
+        winner.task_id: TestCounts(*(tuple(counts) for counts in (*of_winner, sizes)))
+        for winner, of_winner in zip(winners, correct.tolist(), strict=True)
     }
 
 
@@ -123,7 +127,7 @@ def count_hits(
     classifier: Tensor,
     logit_scale: float,
 ) -> Tensor:
-    """Count the maps that K heads classify rightly, on the classifier's device.
+    """Count the maps of each class that K heads classify rightly, on the classifier's device.
 
     Args:
         heads: K tuned heads.
@@ -136,21 +140,21 @@ def count_hits(
         logit_scale: the model's, already exponentiated.
 
     Returns:
-        `[K, 3]` int64: at alpha = 0, at alpha = 1 and at the chosen alpha.
+        `[K, 3, classes]` int64: at alpha = 0, at alpha = 1 and at the chosen alpha.
     """
     device = classifier.device
     labels = labels.to(device)
     base = pool_with_heads([original], num_heads, maps, device)[0]
     tuned = pool_with_heads(heads, num_heads, maps, device)
-    return torch.stack(
+    hits = torch.stack(
         [
-            (
-                blend_logits(features, base, classifier, logit_scale, blend).argmax(-1) == labels
-            ).sum()
+            blend_logits(features, base, classifier, logit_scale, blend).argmax(-1) == labels
             for features, alpha in zip(tuned, alphas, strict=True)
             for blend in (0.0, 1.0, alpha)
         ]
-    ).view(len(heads), 3)
+    )
+    counts = torch.zeros(len(hits), classifier.shape[0], dtype=torch.int64, device=device)
+    return counts.index_add_(1, labels, hits.long()).view(len(heads), 3, -1)
 
 
 def _pieces(items: Sequence[_T], size: int) -> list[Sequence[_T]]:

@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from safe_ray.heads.selection import selection_score
 from safe_ray.search.space import SearchSpace
 from safe_ray.specs import HyperParameters, Task
 from safe_ray.training.job import BankOutcome
@@ -120,9 +119,8 @@ def best_quarter(banks: Sequence[BankOutcome]) -> list[HyperParameters]:
                 continue
             row, best = candidate.row, candidate.best
             if row.alphas[best] > 0:
-                score = selection_score(row.accuracy[best], row.nll[best], bank.samples)
                 good = replace(candidate.hyper_parameters, alpha=row.alphas[best])
-                scored.append((-score, bank.bank, candidate.slot, good))
+                scored.append((-row.score[best], bank.bank, candidate.slot, good))
     scored.sort(key=lambda entry: entry[:3])
     return [entry[3] for entry in scored[: math.ceil(trained * _GOOD_SHARE)]]
 

@@ -30,7 +30,7 @@ from safe_ray.heads.artifact import save_head
 from safe_ray.heads.bank import HeadState
 from safe_ray.heads.blending import AlphaRowSums
 from safe_ray.heads.selection import best_point
-from safe_ray.specs import AlphaRow, HyperParameters, Task
+from safe_ray.specs import AlphaRow, HyperParameters, Metric, Task
 from safe_ray.training.checkpoint import load_state, save_state
 from safe_ray.training.evaluation import evaluate_alpha_rows
 from safe_ray.training.loop import (
@@ -75,6 +75,7 @@ class TaskFacts:
         mode: `coop` and `full` validate on the validation samples (a few a class, or the whole
             split), `cross` on folds of the support set.
         folds: folds of the support set in mode `cross`.
+        metric: of the validation samples, by which an alpha and a candidate are chosen.
         alphas: the grid of alphas that every head is evaluated at.
         alpha_low: the smallest alpha that may be chosen.
         alpha_high: the largest alpha that may be chosen.
@@ -103,6 +104,7 @@ class TaskFacts:
     validation_labels: tuple[int, ...]
     mode: Literal["coop", "cross", "full"]
     folds: int
+    metric: Metric
     alphas: tuple[float, ...]
     alpha_low: float
     alpha_high: float
@@ -269,10 +271,10 @@ class BankOutcome:
         return BankOutcome(**{**value, "candidates": candidates})
 
 
-def _read_row(value: Mapping[str, list[float]] | None) -> AlphaRow | None:
+def _read_row(value: Mapping[str, list[Any]] | None) -> AlphaRow | None:
     if value is None:
         return None
-    return AlphaRow(tuple(value["alphas"]), tuple(value["accuracy"]), tuple(value["nll"]))
+    return AlphaRow(**{name: tuple(column) for name, column in value.items()})
 
 
 def fold_of(labels: Sequence[int], samples: Sequence[str], folds: int) -> tuple[int, ...]:
@@ -389,13 +391,13 @@ def run_bank(
     for slot, hyper_parameters in enumerate(job.candidates):
         group = state.members[slot :: len(job.candidates)]
         losses = tuple(state.members[slot].losses)
-        row = sums.row(slot, facts.alphas)
+        row = sums.row(slot, facts.alphas, facts.metric)
         if any(m.failed for m in group) or not all(map(math.isfinite, (*row.accuracy, *row.nll))):
             outcomes.append(
                 CandidateOutcome(slot, hyper_parameters, True, losses, None, None, None)
             )
             continue
-        best = best_point(row, sums.samples, facts.alpha_low, facts.alpha_high)
+        best = best_point(row, facts.alpha_low, facts.alpha_high)
         name = f"candidate-{slot:02d}"
         card = {
             **facts.card,
@@ -407,7 +409,10 @@ def run_bank(
             },
             "metrics": {
                 "validation_accuracy": row.accuracy[best],
+                "validation_mean_per_class": row.mean_per_class[best],
                 "validation_nll": row.nll[best],
+                "validation_gained": row.gained[best],
+                "validation_lost": row.lost[best],
                 "validation_samples": sums.samples,
                 "train_loss": losses[-1],
             },

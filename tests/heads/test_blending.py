@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from safe_ray.heads.blending import alpha_grid, blend_logits, sum_alpha_row
+from safe_ray.heads.selection import best_point, selection_score
 
 
 @settings(max_examples=25, deadline=None)
@@ -33,12 +34,20 @@ def test_the_row_equals_the_explicit_blend(
 
     sums = sum_alpha_row(tuned, original, text, labels, 30.0, alphas)
 
+    by_original = (original @ text.t()).argmax(-1) == labels
     for index, alpha in enumerate(alphas):
         for candidate in range(candidates):
             logits = blend_logits(tuned[candidate], original, text, 30.0, alpha)
             nll = nn.functional.cross_entropy(logits, labels, reduction="sum")
             assert torch.isclose(sums.nll[candidate, index], nll, rtol=1e-9, atol=1e-9)
-            assert sums.correct[candidate, index] == (logits.argmax(-1) == labels).sum()
+            right = logits.argmax(-1) == labels
+            assert sums.correct[candidate, index] == right.sum()
+            assert sums.gained[candidate, index] == (right & ~by_original).sum()
+            assert sums.lost[candidate, index] == (by_original & ~right).sum()
+            of_each = [right[labels == c].double().mean() for c in labels.unique()]
+            mean = sums.row(candidate, alphas).at(index).mean_per_class
+            assert mean == pytest.approx(float(torch.stack(of_each).mean()))
+    assert sums.samples == samples
 
 
 def test_a_101_point_row_of_many_classes_is_computed_in_pieces(
@@ -76,8 +85,27 @@ def test_sums_over_folds_add_up() -> None:
     whole = sum_alpha_row(tuned, original, text, labels, 10.0, alphas)
     parts = sum_alpha_row(tuned[:, :4], original[:4], text, labels[:4], 10.0, alphas)
     parts += sum_alpha_row(tuned[:, 4:], original[4:], text, labels[4:], 10.0, alphas)
-    assert parts.row(0, alphas).accuracy == whole.row(0, alphas).accuracy
+    one, other = parts.row(0, alphas), whole.row(0, alphas)
+    for column in ("accuracy", "mean_per_class", "gained", "lost"):
+        assert getattr(one, column) == getattr(other, column)
+    assert one.nll == pytest.approx(other.nll)
     assert parts.samples == 10
+
+
+def test_a_row_is_scored_by_the_metric_that_is_asked_for() -> None:
+    """The tuned pooling wins the only sample of one class, and loses two of four of the other."""
+    text = torch.eye(2)
+    labels = torch.tensor([0, 0, 0, 0, 1])
+    original, tuned = text[[0, 0, 0, 0, 0]], text[[0, 0, 1, 1, 1]]
+    sums = sum_alpha_row(tuned[None], original, text, labels, 10.0, (0.0, 1.0))
+    by_accuracy, by_class = sums.row(0, (0.0, 1.0)), sums.row(0, (0.0, 1.0), "mean_per_class")
+    for row in (by_accuracy, by_class):
+        assert row.accuracy == pytest.approx((4 / 5, 3 / 5))
+        assert row.mean_per_class == pytest.approx((1 / 2, 3 / 4))
+        assert (row.gained, row.lost) == ((0, 1), (0, 2))
+    scores = map(selection_score, by_accuracy.accuracy, by_accuracy.nll, (5, 5))
+    assert by_accuracy.score == tuple(scores)
+    assert (best_point(by_accuracy), best_point(by_class)) == (0, 1)
 
 
 def test_the_grid_has_both_ends() -> None:

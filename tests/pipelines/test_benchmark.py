@@ -138,8 +138,8 @@ def test_summaries_of_several_sweeps_become_one_report(
             assert cell.strip("*") == f"{100 * safe.mean:.1f} ± {100 * safe.half_width:.1f}"
     with (out / "benchmark.csv").open() as file:
         lines = list(csv.DictReader(file))
-    # Four methods, two numbers of shots, two data sets and their average.
-    assert len(lines) == 4 * 2 * 3
+    # Four methods, two of them by class as well, two numbers of shots, two data sets, an average.
+    assert len(lines) == (4 + 2) * 2 * 3
 
 
 def test_a_suite_gives_a_report_its_order_and_its_published_figures(

@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from safe_ray.report import BestCandidate, Protocol, TaskResult, TestResult, ValidationResult
+from safe_ray.report import (
+    Accuracies,
+    BestCandidate,
+    Protocol,
+    TaskResult,
+    TestResult,
+    ValidationResult,
+)
+
+
+def on_test(
+    zero_shot: float,
+    tuned_only: float,
+    safe: float,
+    samples: int = 120,
+    per_class: Accuracies | None = None,
+) -> TestResult:
+    """Accuracies on a test split, of classes of equal size unless `per_class` says otherwise."""
+    equal = Accuracies(zero_shot, tuned_only, safe)
+    return TestResult(zero_shot, tuned_only, safe, samples, per_class or equal)
 
 
 def result(
@@ -13,6 +32,8 @@ def result(
     tuned_only: float = 0.55,
     safe: float = 0.6,
     targets: dict[str, TestResult] | None = None,
+    per_class: Accuracies | None = None,
+    gain_shown: bool = True,
 ) -> TaskResult:
     return TaskResult(
         dataset=dataset,
@@ -20,11 +41,19 @@ def result(
         seed=seed,
         episode_digest="0123456789abcdef",
         best=BestCandidate(lr=1e-3, weight_decay=0.01, epochs=40, alpha=0.35),
-        validation=ValidationResult(accuracy=0.625, nll=1.5),
-        test=TestResult(zero_shot=zero_shot, tuned_only=tuned_only, safe=safe, samples=120),
+        validation=ValidationResult(
+            accuracy=0.625,
+            mean_per_class=0.625,
+            nll=1.5,
+            gained=6,
+            lost=0 if gain_shown else 5,
+            gain_shown=gain_shown,
+        ),
+        test=on_test(zero_shot, tuned_only, safe, per_class=per_class),
         targets=targets or {},
         protocol=Protocol(
             selection="coop",
+            metric="accuracy",
             convention="coop",
             prompts="single",
             support_samples=20,

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from safe_ray.errors import InputError
-from safe_ray.report import TaskResult, TestResult
+from safe_ray.report import TaskResult
 from safe_ray.report.field import (
     CHOSEN_ON_TEST,
     Benchmark,
@@ -19,7 +19,7 @@ from safe_ray.report.field import (
     markdown,
 )
 from safe_ray.report.tables import summarise
-from tests.report.results import result
+from tests.report.results import on_test, result
 
 SEEDS = (1, 2, 3)
 # Birds and foods at 1 and 16 shots, cars at 1 shot only; every seed has its own accuracy.
@@ -128,10 +128,12 @@ def test_seeds_that_differ_between_data_sets_are_said():
 def test_every_table_says_how_winners_were_chosen_and_that_no_test_image_was_looked_at():
     text = markdown(BENCHMARK)
     line = (
-        "_Selection: coop; convention: coop; prompts: single; nothing was chosen on a test image._"
+        "_Selection: coop; metric: accuracy; convention: coop; prompts: single; nothing was chosen "
+        "on a test image._"
     )
-    assert text.count(line) == text.count("## ") == 4
-    assert "a few validation images a class, at most four (`coop`; 40 images a task)" in text
+    assert text.count(line) == text.count("## ") == 6
+    assert "chosen for their accuracy on a few validation images a class, at most four" in text
+    assert "(`coop`; 40 images a task)" in text
 
 
 def with_protocol(value: TaskResult, **changes: object) -> TaskResult:
@@ -144,7 +146,9 @@ def test_results_of_two_protocols_are_told_apart():
         for r in RESULTS
     ]
     text = markdown(Benchmark("mixed", "tiny", tuple(mixed)))
-    assert "every task of cars (shots: 1) were chosen by cross-validation" in text
+    assert (
+        "every task of cars (shots: 1) were chosen for their accuracy by cross-validation" in text
+    )
     assert "every task of birds (shots: 1, 16), foods (shots: 1, 16) were" in text
     assert "selection: coop and cross".capitalize() in text
 
@@ -185,7 +189,7 @@ def test_what_does_not_compare_is_not_printed_beside(change: dict):
 
 def test_heads_tested_on_other_sets_have_a_table_of_their_own():
     def moved(value: TaskResult) -> TaskResult:
-        shift = TestResult(0.2, 0.25 + 0.02 * value.seed, 0.3 + 0.02 * value.seed, 50)
+        shift = on_test(0.2, 0.25 + 0.02 * value.seed, 0.3 + 0.02 * value.seed, 50)
         return dataclasses.replace(value, targets={"sketch": shift, "v2": value.test})
 
     results = tuple(moved(r) if r.dataset == "birds" else r for r in RESULTS)

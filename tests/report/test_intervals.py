@@ -10,7 +10,7 @@ from scipy import stats
 from safe_ray.report.intervals import mean_interval, paired_difference
 
 accuracies = st.floats(0.0, 1.0)
-samples = st.lists(accuracies, min_size=2, max_size=30)
+samples = st.lists(accuracies, min_size=3, max_size=30)
 confidences = st.floats(0.5, 0.999)
 
 
@@ -30,7 +30,7 @@ def test_the_interval_is_scipys(values: list[float], confidence: float) -> None:
         assert interval.high == pytest.approx(high, rel=1e-6, abs=1e-9)
 
 
-@given(st.lists(st.tuples(accuracies, accuracies), min_size=2, max_size=30))
+@given(st.lists(st.tuples(accuracies, accuracies), min_size=3, max_size=30))
 def test_a_paired_difference_is_scipys_paired_t(pairs: list[tuple[float, float]]) -> None:
     first, second = [a for a, _ in pairs], [b for _, b in pairs]
     interval = paired_difference(first, second)
@@ -49,18 +49,15 @@ def test_the_order_of_the_seeds_does_not_matter(values: list[float], random) -> 
     assert mean_interval(shuffled).half_width == pytest.approx(mean_interval(values).half_width)
 
 
-@given(accuracies)
-def test_one_seed_has_no_interval(value: float) -> None:
-    interval = mean_interval([value])
-    assert (interval.mean, interval.half_width, interval.low, interval.high) == (
-        value,
-        None,
-        None,
-        None,
-    )
+@given(st.lists(accuracies, min_size=1, max_size=2))
+def test_fewer_than_three_seeds_have_no_interval(values: list[float]) -> None:
+    interval = mean_interval(values)
+    assert interval.mean == pytest.approx(sum(values) / len(values), abs=1e-12)
+    assert interval.count == len(values)
+    assert (interval.half_width, interval.low, interval.high) == (None, None, None)
 
 
-@given(accuracies, st.integers(2, 10))
+@given(accuracies, st.integers(3, 10))
 def test_equal_values_have_a_width_of_zero(value: float, count: int) -> None:
     assert mean_interval([value] * count).half_width == pytest.approx(0, abs=1e-12)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from safe_ray.errors import InputError
 from safe_ray.report import (
+    Accuracies,
     BestCandidate,
     TaskResult,
     TestResult,
@@ -22,7 +23,9 @@ from tests.report.results import result
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 text = st.text(max_size=20)
-tests = st.builds(TestResult, finite, finite, finite, st.integers(0, 10**6))
+accuracies = st.builds(Accuracies, finite, finite, finite)
+tests = st.builds(TestResult, finite, finite, finite, st.integers(0, 10**6), accuracies)
+counts = st.integers(0, 10**6)
 any_result = st.builds(
     TaskResult,
     dataset=text,
@@ -30,12 +33,15 @@ any_result = st.builds(
     seed=st.integers(0, 2**31),
     episode_digest=text,
     best=st.builds(BestCandidate, finite, finite, st.integers(1, 500), finite),
-    validation=st.builds(ValidationResult, finite, finite),
+    validation=st.builds(ValidationResult, finite, finite, finite, counts, counts, st.booleans()),
     test=tests,
     targets=st.dictionaries(text, tests, max_size=2),
     head=text,
     mlflow_run_id=st.none() | text,
 )
+
+
+VALIDATION = result().to_json()["validation"]
 
 
 @given(any_result)
@@ -51,11 +57,25 @@ def test_an_entry_has_the_documented_keys() -> None:
         "seed": 1,
         "episode_digest": "0123456789abcdef",
         "best": {"lr": 1e-3, "weight_decay": 0.01, "epochs": 40, "alpha": 0.35},
-        "validation": {"accuracy": 0.625, "nll": 1.5},
-        "test": {"zero_shot": 0.5, "tuned_only": 0.55, "safe": 0.6, "samples": 120},
+        "validation": {
+            "accuracy": 0.625,
+            "mean_per_class": 0.625,
+            "nll": 1.5,
+            "gained": 6,
+            "lost": 0,
+            "gain_shown": True,
+        },
+        "test": {
+            "zero_shot": 0.5,
+            "tuned_only": 0.55,
+            "safe": 0.6,
+            "samples": 120,
+            "mean_per_class": {"zero_shot": 0.5, "tuned_only": 0.55, "safe": 0.6},
+        },
         "targets": {},
         "protocol": {
             "selection": "coop",
+            "metric": "accuracy",
             "convention": "coop",
             "prompts": "single",
             "support_samples": 20,
@@ -83,7 +103,8 @@ def test_the_order_of_the_tasks_does_not_change_the_file(tmp_path: Path) -> None
 
 
 def test_what_is_not_finite_is_null_and_comes_back_as_nan() -> None:
-    odd = dataclasses.replace(result(), validation=ValidationResult(accuracy=0.5, nll=math.nan))
+    whole = result()
+    odd = dataclasses.replace(whole, validation=dataclasses.replace(whole.validation, nll=math.nan))
     entry = odd.to_json()
     assert entry["validation"]["nll"] is None
     assert math.isnan(TaskResult.from_json(entry).validation.nll)
@@ -96,6 +117,9 @@ def test_what_is_not_finite_is_null_and_comes_back_as_nan() -> None:
         ({"best": 3}, "best is 3"),
         ({"colour": "red"}, "unknown"),
         ({"seed": True}, "seed of entry"),
+        ({"validation": {**VALIDATION, "gain_shown": 1}}, "gain_shown of validation is 1"),
+        ({"validation": {"accuracy": 0.5, "nll": 1.0}}, "written by another version"),
+        ({"test": {"zero_shot": 0.5, "tuned_only": 0.5, "safe": 0.5, "samples": 9}}, "mean_per_"),
     ],
 )
 def test_a_wrong_entry_is_named(tmp_path: Path, change: dict, words: str) -> None:

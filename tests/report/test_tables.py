@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from safe_ray.report import print_table, read_summary, write_report
-from safe_ray.report.tables import COLUMNS, markdown, summarise
+from safe_ray.report import Accuracies, print_table, read_summary, write_report
+from safe_ray.report.tables import COLUMNS, flat, markdown, summarise
 from tests.report.results import result
 
 THREE_SEEDS = [
@@ -94,6 +95,59 @@ def test_one_seed_is_said_and_has_no_interval() -> None:
     assert "+10.0" in line
 
 
+def test_two_seeds_are_said_in_words_and_have_no_interval() -> None:
+    apart = [result(seed=1, safe=0.3), result(seed=2, safe=0.5)]
+    text = printed(apart)
+    line = next(line for line in text.splitlines() if "foods" in line)
+    assert line.split()[2:4] == ["two", "seeds"]
+    assert "±" not in line
+    assert "-10.0" in line
+    assert "Below three seeds there is no interval" in text
+    assert "| foods | 2 | two seeds | coop | 50.0 | 55.0 | 40.0 | -10.0 |" in markdown(apart)
+
+
+def test_a_gain_that_validation_does_not_show_is_marked_in_its_row_and_said_below() -> None:
+    doubtful = [result("birds"), result("foods", seed=1), result("foods", seed=2, gain_shown=False)]
+    for text in (printed(doubtful), markdown(doubtful)):
+        marked = [line for line in text.splitlines() if "! +10.0" in line]
+        assert len(marked) == 1
+        assert "foods" in marked[0]
+        assert "! In 1 of 3 tasks the validation samples do not show a gain" in text
+    for text in (printed(THREE_SEEDS), markdown(THREE_SEEDS)):
+        assert "!" not in text
+
+
+UNEQUAL = Accuracies(zero_shot=0.4, tuned_only=0.7, safe=0.65)
+
+
+def test_mean_per_class_accuracy_has_a_table_of_its_own_where_it_differs() -> None:
+    tasks = [result("birds"), result("foods", per_class=UNEQUAL)]
+    lines = [line for line in markdown(tasks).splitlines() if line.startswith("| foods")]
+    assert lines == [
+        "| foods | 2 | one seed | coop | 50.0 | 55.0 | 60.0 | +10.0 |",
+        "| foods | 2 | one seed | coop | 40.0 | 70.0 | 65.0 | +25.0 |",
+    ]
+    text = printed(tasks)
+    assert text.count("Mean per class accuracy") == 1
+    assert text.count("Test accuracy in per cent") == 1
+    assert "+25.0" in text
+    average = summarise(tasks, "mean_per_class")[-1]
+    assert average.gain.mean == pytest.approx((0.25 + 0.1) / 2)
+
+
+def test_a_difference_that_rounding_hides_makes_no_second_table() -> None:
+    nearly = Accuracies(zero_shot=0.5 + 1e-9, tuned_only=0.55, safe=0.6)
+    assert "per class" not in printed([result(per_class=nearly)])
+
+
+def test_the_metric_that_chose_is_said_unless_it_is_accuracy() -> None:
+    value = result()
+    other = dataclasses.replace(
+        value, protocol=dataclasses.replace(value.protocol, metric="mean_per_class")
+    )
+    assert "| coop, mean per class |" in markdown([other])
+
+
 def test_a_pipe_gets_plain_text_in_per_cent_with_every_column() -> None:
     text = printed(THREE_SEEDS)
     assert "\x1b" not in text
@@ -127,4 +181,10 @@ def test_a_report_is_three_files_that_agree(tmp_path: Path) -> None:
     assert [(r["dataset"], r["seed"], r["test_safe"], r["best_lr"]) for r in rows] == [
         (s.dataset, s.seed, s.test.safe, s.best.lr) for s in summary
     ]
+    flattened = [(flat(s), s) for s in summary]
+    assert [row for row, _ in flattened] == rows
+    for row, s in flattened:
+        assert row["test_mean_per_class_safe"] == s.test.mean_per_class.safe
+        assert row["validation_gain_shown"] is s.validation.gain_shown
+        assert row["protocol_metric"] == s.protocol.metric
     assert "data set" in (tmp_path / "sweep" / "results.md").read_text()

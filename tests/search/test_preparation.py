@@ -164,3 +164,32 @@ def test_extraction_says_what_was_assumed_before_it_looks_at_images(
     said = capsys.readouterr().err
     for words in ("read as format 'folder'", "2 classes, named after", "class_level=2", "30% of"):
         assert words in said
+
+
+def said_about(config: SweepConfig) -> list[str]:
+    manifests = preparation.read_manifests(config)
+    return preparation.assumptions(config, manifests, preparation.draw_episodes(config, manifests))
+
+
+@pytest.mark.parametrize("validation", ["coop", "cross"])
+def test_classes_of_unequal_size_that_are_chosen_on_as_equals_are_said(
+    tmp_path: Path, tiny_dataset: DatasetSpec, validation: str
+) -> None:
+    rows = rows_of(tiny_dataset)
+    setting = f"search.validation={validation}"
+    assert said_about(config_for(tmp_path, rows, setting)) == []
+    common = [row for row in rows if row["class_name"] == "red circle"]
+    unequal = [
+        *rows,
+        *({**row, "path": f"{place}/{row['path']}"} for row in common for place in range(3)),
+    ]
+    chosen_by = "evaluation.metric=mean_per_class"
+    settings = (setting, chosen_by, "tasks.shots=[2]", "tasks.seeds=[1,2]", "search.folds=2")
+    (said,) = said_about(config_for(tmp_path, unequal, *settings))
+    # 72 of 144 images instead of a fifth of them.
+    assert said.startswith("shapes: ")
+    assert "144 images" in said
+    assert "total variation distance 0.30" in said
+    assert "accuracy and mean per class accuracy" in said
+    assert chosen_by in said
+    assert said_about(config_for(tmp_path, unequal, "search.validation=full")) == []

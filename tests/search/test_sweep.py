@@ -112,13 +112,20 @@ def test_every_head_is_a_run_with_its_curves_and_its_artifact(
         assert child.info.status == "FINISHED"
         losses = client.get_metric_history(child.info.run_id, "train_loss")
         assert len(losses) == int(child.data.params["epochs"])
-        row = client.get_metric_history(child.info.run_id, "validation_accuracy_over_alpha")
-        assert len(row) == 101
+        for metric in ("accuracy", "mean_per_class"):
+            curve = f"validation_{metric}_over_alpha"
+            assert len(client.get_metric_history(child.info.run_id, curve)) == 101
         files = {f.path for f in client.list_artifacts(child.info.run_id, "head")}
         assert files == {"head/head.safetensors", "head/head.json"}
     for entry in summary_of(storage):
         task = client.get_run(entry["mlflow_run_id"])
-        assert task.data.metrics["test_safe"] == entry["test"]["safe"]
+        metrics = task.data.metrics
+        assert metrics["test_safe"] == entry["test"]["safe"]
+        assert metrics["test_safe_mean_per_class"] == entry["test"]["mean_per_class"]["safe"]
+        target = entry["targets"]["some_shapes"]["mean_per_class"]["zero_shot"]
+        assert metrics["test_zero_shot_mean_per_class/some_shapes"] == target
+        for name, value in entry["validation"].items():
+            assert metrics[f"validation_{name}"] == value
     models = client.search_registered_models()
     assert len(models) == 2
     for model in models:
@@ -161,6 +168,9 @@ def test_a_head_in_plain_open_clip_gives_the_summarys_accuracy(
             logits = card["logit_scale"] * torch.nn.functional.normalize(blended, dim=-1) @ text.T
         right = int((logits.argmax(-1) == labels).sum())
         assert right == round(entry["test"]["safe"] * entry["test"]["samples"])
+        of_each = [(logits.argmax(-1) == labels)[labels == c].double().mean() for c in range(5)]
+        per_class = entry["test"]["mean_per_class"]["safe"]
+        assert per_class == pytest.approx(float(torch.stack(of_each).mean()))
         zero_shot = (torch.nn.functional.normalize(original, dim=-1) @ text.T).argmax(-1)
         assert int((zero_shot == labels).sum()) == round(
             entry["test"]["zero_shot"] * entry["test"]["samples"]

@@ -12,7 +12,7 @@ from safe_ray.heads.blending import blend_logits
 from safe_ray.search.testing import Winner, count_correct
 from safe_ray.training.evaluation import pool_with_heads
 from safe_ray.training.job import TaskFacts, load_pooling, run_bank
-from tests.heads.test_bank import HEADS, classifier
+from tests.heads.test_bank import CLASSES, HEADS, classifier
 from tests.training.tasks import TASK, device, write_task
 
 
@@ -37,9 +37,10 @@ def test_counts_equal_the_explicit_blend(tmp_path: Path, rows_at_once: int) -> N
     original = pool_with_heads([load_pooling(Path(job.sweep))], HEADS, maps, device())[0]
     tuned = pool_with_heads([load_head(winner.folder)[0]], HEADS, maps, device())[0]
 
-    def right(alpha: float) -> int:
+    def right(alpha: float) -> tuple[int, ...]:
         logits = blend_logits(tuned, original, classifier(), 20.0, alpha)
-        return int((logits.argmax(-1) == labels).sum())
+        hits = logits.argmax(-1) == labels
+        return tuple(int(hits[labels == c].sum()) for c in range(CLASSES))
 
     assert (counts.zero_shot, counts.tuned_only, counts.safe) == (right(0), right(1), right(0.3))
-    assert counts.samples == len(labels)
+    assert counts.samples == tuple(int((labels == c).sum()) for c in range(CLASSES))

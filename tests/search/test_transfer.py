@@ -110,7 +110,8 @@ def test_each_lenders_best_comes_before_anybodys_second_best() -> None:
 
 def test_failed_heads_and_heads_that_are_best_left_out_are_not_offered() -> None:
     outcome = outcome_of([HyperParameters(lr, 0.01, 20, 0.5) for lr in (1e-3, 1e-4)], failed=[0])
-    flat = AlphaRow(SPACE.alphas, (0.5,) * 21, (1.0,) * 21)
+    half, none = (0.5,) * 21, (0,) * 21
+    flat = AlphaRow(SPACE.alphas, half, half, half, none, none, half)
     useless = replace(outcome.candidates[1], row=flat, best=0)
     assert rates(outcome) == [1e-4]
     assert rates(replace(outcome, candidates=(outcome.candidates[0], useless))) == []

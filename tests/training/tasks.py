@@ -53,6 +53,7 @@ def write_task(root: Path, **changes: Any) -> BankJob:
         validation_labels=tuple(i % CLASSES for i in range(14)),
         mode="coop",
         folds=3,
+        metric="accuracy",
         alphas=alpha_grid(11),
         alpha_low=0.0,
         alpha_high=1.0,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safe_ray.heads.artifact import load_head
 from safe_ray.heads.blending import blend_logits
 from safe_ray.heads.selection import best_point
-from safe_ray.specs import HyperParameters
+from safe_ray.specs import HyperParameters, Metric
 from safe_ray.training import job as job_module
 from safe_ray.training.evaluation import pool_with_heads
 from safe_ray.training.job import (
@@ -42,7 +42,7 @@ def test_a_bank_leaves_heads_and_an_outcome(tmp_path: Path) -> None:
     for candidate in outcome.candidates:
         assert len(candidate.losses) == candidate.hyper_parameters.epochs
         assert candidate.row is not None
-        assert candidate.best == best_point(candidate.row, 14)
+        assert candidate.best == best_point(candidate.row)
         _, card = load_head(job.folder / str(candidate.head))
         assert card["alpha"] == candidate.row.alphas[candidate.best]
         assert card["hyper_parameters"]["lr"] == candidate.hyper_parameters.lr
@@ -67,6 +67,23 @@ def test_the_row_in_the_outcome_is_what_the_stored_head_gives(tmp_path: Path) ->
         for alpha, accuracy in zip(candidate.row.alphas, candidate.row.accuracy, strict=True):
             logits = blend_logits(tuned, original, classifier(), 20.0, alpha)
             assert (logits.argmax(-1) == labels).float().mean().item() == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "mean_per_class"])
+def test_the_alpha_is_chosen_by_the_metric_of_the_task(tmp_path: Path, metric: Metric) -> None:
+    unequal = (0,) * 9 + (1,) * 3 + (2,) * 2
+    job = write_task(tmp_path, metric=metric, validation_labels=unequal)
+    run_bank(job, device())
+    outcome = BankOutcome.load(job.folder)
+    assert outcome is not None
+    for candidate in outcome.candidates:
+        row = candidate.row
+        assert row is not None
+        assert candidate.best is not None
+        assert row.accuracy != row.mean_per_class
+        point = row.at(candidate.best)
+        assert getattr(point, metric) == pytest.approx(max(getattr(row, metric)), abs=1e-12)
+        assert point.gained - point.lost == round((point.accuracy - row.accuracy[0]) * 14)
 
 
 def test_training_in_bfloat16_leaves_the_same_heads_but_for_rounding(tmp_path: Path) -> None:
