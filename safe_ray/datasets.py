@@ -44,15 +44,18 @@ OPTIONS = (
 )
 USAGE = """\
 usage: python -m safe_ray.datasets [options] [NAME...] [data.knob=value]
+       python -m safe_ray.datasets data=LOCATION [group.knob=value]
        python -m safe_ray.datasets episodes SPLIT.json [options]
 
 List the data sets of the configuration: what of each is there, what is missing, and where to get
-it. With names, count the images of each of these by split and class.
+it. With names, count the images of each of these by split and class. With data=, take a first look
+at images of your own: classes and splits, what is assumed, bad images, duplicates, disk and time.
 
 examples:
   python -m safe_ray.datasets
   python -m safe_ray.datasets dtd eurosat data.root=/data
   python -m safe_ray.datasets dtd --verify
+  python -m safe_ray.datasets data=/path/to/folder
   python -m safe_ray.datasets episodes SPLIT.json --shots 1 2 4 8 16 --seeds 1 2 3
 
 options:"""
@@ -129,6 +132,8 @@ def _datasets(given: Arguments) -> int:
     if HELP.name in given.flags:
         print("\n".join([USAGE, *help_lines(OPTIONS)]))
         return 0
+    if any(argument.startswith("data=") for argument in given.rest):
+        return _first_look(given)
     from safe_ray.compose import ConfigTree, load_dataset
 
     tree = ConfigTree.of(given.value(CONFIG_DIR.name))
@@ -153,6 +158,20 @@ def _datasets(given: Arguments) -> int:
     if not names:
         specs = [spec for spec in specs if take_stock(spec, root).state == "ready"]
     return _count(specs, root, verify)
+
+
+def _first_look(given: Arguments) -> int:
+    from safe_ray.compose import load_config
+    from safe_ray.search.overview import show_overview
+
+    names = [argument for argument in given.rest if "=" not in argument]
+    if names:
+        raise InputError(
+            f"data= names a data set without a YAML file, and {names[0]!r} one that has one: give "
+            "one or the other."
+        )
+    config = load_config(given.rest, given.value(CONFIG_DIR.name))
+    return EXIT_BAD_IMAGES if show_overview(config).bad else 0
 
 
 def data_root(tree: ConfigTree, overrides: Sequence[str]) -> Path:
@@ -219,7 +238,7 @@ def _count(specs: Iterable[DatasetSpec], root: Path, verify: bool) -> int:
     checked = 0
     for spec in specs:
         manifest = load_manifest(spec, root)
-        print("\n".join(counts(manifest)))
+        print("\n".join(described(manifest)))
         if verify:
             with Reporter() as reporter:
                 bad += verify_images(manifest, reporter.phase(f"{spec.name}, images"))
@@ -229,26 +248,13 @@ def _count(specs: Iterable[DatasetSpec], root: Path, verify: bool) -> int:
     return EXIT_BAD_IMAGES if bad else 0
 
 
-def counts(manifest: Manifest) -> Iterator[str]:
-    """Yield the lines of a table of the images of each split and class, after the notes."""
-    import numpy as np
+def described(manifest: Manifest) -> Iterator[str]:
+    """Yield the lines that say how many images each split and class has, after the notes."""
+    from safe_ray.data.tally import counts
 
-    splits = list(manifest.tables)
-    labels = [manifest.split(name).column("label").to_numpy() for name in splits]
-    of_class = [np.bincount(values, minlength=len(manifest.classes)) for values in labels]
-    names = [
-        f"{name} ({manifest.ids[label]})" if manifest.ids else name
-        for label, name in enumerate(manifest.classes)
-    ]
-    yield f"{manifest.name}: {len(names)} classes"
-    for note in manifest.notes:
-        yield f"  {note}"
-    width = max(len(name) for name in [*names, "all classes"])
-    rows = [("class", splits)]
-    rows += [("all classes", [str(column.sum()) for column in of_class])]
-    rows += [(name, [str(c[label]) for c in of_class]) for label, name in enumerate(names)]
-    for name, cells in rows:
-        yield f"  {name:<{width}}  " + "  ".join(f"{cell:>8}" for cell in cells)
+    yield f"{manifest.name}: {len(manifest.classes)} classes"
+    for line in (*manifest.notes, *counts(manifest)):
+        yield f"  {line}"
 
 
 def verify_images(

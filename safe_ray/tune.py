@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import sys
 
+from safe_ray.arguments import Option
 from safe_ray.cli import Command, main
 from safe_ray.config import SweepConfig
 from safe_ray.errors import IncompleteError
 
+DRY_RUN = Option("--dry-run", "say what the sweep would run on and need, and do nothing")
+
 
 def run(config: SweepConfig, flags: frozenset[str]) -> None:
-    """Run the sweep.
+    """Run the sweep, or say what it would need.
 
     Raises:
         IncompleteError: tasks have no result; those of the others are printed and written.
     """
+    if DRY_RUN.name in flags:
+        from safe_ray.search.overview import dry_run
+
+        dry_run(config)
+        return
     from safe_ray.search.sweep import run_sweep
     from safe_ray.search.winners import describe_missing
 
@@ -37,10 +45,12 @@ COMMAND = Command(
             "thirty tasks on data sets in the folder data.root",
         ),
         ("data=/path/to/folder", "images of your own, a folder a class"),
+        ("data=/path/to/folder --dry-run", "a first look at them: classes, duplicates, disk, time"),
         ("sweep=mine search.bank=16 training.workers=2", "a named sweep, to go on with later"),
         ("search.lr=1e-4 'search.epochs={low: 10, high: 50}'", "fix one knob, search another"),
     ),
     run=run,
+    options=(DRY_RUN,),
 )
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from typing import Any
 
 import open_clip
 import torch
+from huggingface_hub import try_to_load_from_cache
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.factory import load_state_dict
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
@@ -258,6 +260,29 @@ def load_backbone(
         text=TextTower(model).to(device) if "text" in parts else AbsentPart("text"),
         context_length=int(model.context_length),
     )
+
+
+def weights_at_hand(spec: BackboneSpec) -> bool:
+    """Return whether the weights can be loaded without a download.
+
+    Raises:
+        InputError: see `load_backbone`.
+    """
+    if spec.model_config is not None:
+        _register_config(spec, resolve_path(spec.model_config))
+    _model_config(spec)
+    tag, _ = _weights(spec)
+    if tag is None:
+        return True
+    config = open_clip.get_pretrained_cfg(spec.model, tag)
+    url, hub = str(config.get("url", "")), str(config.get("hf_hub", ""))
+    if hub:
+        names = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME, hub.rpartition("/")[2])
+        return any(
+            isinstance(try_to_load_from_cache(hub.rpartition("/")[0], name), str)
+            for name in filter(None, names)
+        )
+    return Path("~/.cache/clip", url.rpartition("/")[2]).expanduser().is_file()
 
 
 def _register_config(spec: BackboneSpec, file: Path) -> None:

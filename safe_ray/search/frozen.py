@@ -21,7 +21,9 @@ MANIFESTS = "manifests"
 SCHEMA = pa.schema([("path", pa.string()), ("label", pa.string()), ("split", pa.string())])
 
 
-def freeze(manifest: Manifest, spec: DatasetSpec, folder: Path, redraw: bool) -> str | None:
+def freeze(
+    manifest: Manifest, spec: DatasetSpec, folder: Path, redraw: bool, keep: bool = True
+) -> str | None:
     """Keep the split of a data set, or compare it with the one that was kept.
 
     Args:
@@ -30,6 +32,7 @@ def freeze(manifest: Manifest, spec: DatasetSpec, folder: Path, redraw: bool) ->
         folder: where frozen manifests are; a Parquet file each, with path, label (the class's id
             or name) and split.
         redraw: replace a split that was made from other images, rather than refuse to.
+        keep: write the split down; otherwise it is compared only.
 
     Returns:
         None if the split is new or the same; else a sentence that says what was replaced.
@@ -49,8 +52,9 @@ def freeze(manifest: Manifest, spec: DatasetSpec, folder: Path, redraw: bool) ->
             f"({_difference(before, now)}): restore them, or delete {file} to take the split as it "
             "is now."
         )
-    with replacing(file) as temporary:
-        pq.write_table(now, temporary)
+    if keep:
+        with replacing(file) as temporary:
+            pq.write_table(now, temporary)
     if before is None:
         return None
     return f"The images have changed since last time ({_difference(before, now)}): a new split."

@@ -106,8 +106,12 @@ def _range(value: float | FloatRange | IntRange) -> Range | float:
     return value
 
 
-def read_manifests(config: SweepConfig) -> dict[str, Manifest]:
+def read_manifests(config: SweepConfig, keep: bool = True) -> dict[str, Manifest]:
     """Read and check the data sets of the sweep, its targets included.
+
+    Args:
+        config: of the sweep.
+        keep: write down the splits that were drawn (see `safe_ray.search.frozen`).
 
     Raises:
         InputError: a data set is not what it should be, or has nothing to test on; a target is
@@ -127,7 +131,8 @@ def read_manifests(config: SweepConfig) -> dict[str, Manifest]:
             target_columns(manifests[source], manifest)
         if manifest.listed:
             redraw = config.datasets[name].on_change == "redraw"
-            changed = freeze(manifest, specs[name], config.features.store / MANIFESTS, redraw)
+            folder = config.features.store / MANIFESTS
+            changed = freeze(manifest, specs[name], folder, redraw, keep)
             if changed is not None:
                 manifests[name] = replace(manifest, notes=(*manifest.notes, changed))
     return manifests

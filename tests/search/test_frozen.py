@@ -86,3 +86,17 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     file.write_bytes(b"PAR1")
     with pytest.raises(InputError, match=f"{file} cannot be read"):
         freeze(BEFORE, SPEC, tmp_path, redraw=False)
+
+
+def test_a_split_may_be_compared_without_being_kept(tmp_path: Path) -> None:
+    assert freeze(BEFORE, SPEC, tmp_path, redraw=True, keep=False) is None
+    assert not list(tmp_path.iterdir())
+    freeze(BEFORE, SPEC, tmp_path, redraw=True)
+    (file,) = tmp_path.iterdir()
+    kept = file.read_bytes()
+    said = freeze(AFTER, SPEC, tmp_path, redraw=True, keep=False)
+    assert said is not None
+    assert "have changed since last time" in said
+    assert file.read_bytes() == kept
+    with pytest.raises(InputError, match="restore them"):
+        freeze(AFTER, SPEC, tmp_path, redraw=False, keep=False)
