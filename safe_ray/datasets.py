@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +20,7 @@ from safe_ray.arguments import (
     version,
 )
 from safe_ray.errors import InputError, nearest
-from safe_ray.progress import Progress, Reporter
+from safe_ray.progress import Reporter
 
 if TYPE_CHECKING:
     from safe_ray.compose import ConfigTree
@@ -31,12 +28,10 @@ if TYPE_CHECKING:
     from safe_ray.specs import DatasetSpec
 
 EXIT_BAD_IMAGES = 1
-SHOWN_BAD_IMAGES = 10
 EPISODES = "episodes"
-IMAGES_AT_ONCE = 512
 
 OPTIONS = (
-    Option("--verify", "decode every image"),
+    Option("--verify", "decode every image, and look for duplicates"),
     Option("--root", "the same as data.root=DIR", "DIR"),
     CONFIG_DIR,
     VERSION,
@@ -100,16 +95,6 @@ class Stock:
         if not self.missing:
             return "ready"
         return "incomplete" if self.found else "missing"
-
-
-@dataclass(frozen=True)
-class BadImage:
-    """An image that cannot be used, and why."""
-
-    dataset: str
-    split: str
-    path: str
-    reason: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -233,18 +218,18 @@ def listing(stocks: Sequence[Stock], root: Path) -> Iterator[str]:
 
 def _count(specs: Iterable[DatasetSpec], root: Path, verify: bool) -> int:
     from safe_ray.data.manifest import load_manifest
+    from safe_ray.features.survey import survey
 
-    bad: list[BadImage] = []
-    checked = 0
+    bad = 0
     for spec in specs:
         manifest = load_manifest(spec, root)
         print("\n".join(described(manifest)))
         if verify:
+            size = sum(table.num_rows for table in manifest.tables.values())
             with Reporter() as reporter:
-                bad += verify_images(manifest, reporter.phase(f"{spec.name}, images"))
-            checked += sum(table.num_rows for table in manifest.tables.values())
-    if verify:
-        print("\n".join(verdict(bad, checked)))
+                found = survey(manifest, reporter.phase(f"{spec.name}, images"), most=size)
+            print("\n".join(f"  {line}" for line in found.lines()))
+            bad += len(found.bad)
     return EXIT_BAD_IMAGES if bad else 0
 
 
@@ -255,59 +240,6 @@ def described(manifest: Manifest) -> Iterator[str]:
     yield f"{manifest.name}: {len(manifest.classes)} classes"
     for line in (*manifest.notes, *counts(manifest)):
         yield f"  {line}"
-
-
-def verify_images(
-    manifest: Manifest, progress: Progress, clock: Callable[[], float] = time.monotonic
-) -> list[BadImage]:
-    """Decode every image of a data set, in threads.
-
-    Args:
-        manifest: the data set.
-        progress: called after every few hundred images.
-        clock: returns seconds.
-
-    Returns:
-        The images that cannot be decoded, in the order of the splits and their rows.
-    """
-    from safe_ray.data.images import BadImageError, decode_image
-    from safe_ray.data.manifest import read_image_bytes
-
-    def check(place: tuple[str, int]) -> BadImage | None:
-        split, row = place
-        table = manifest.tables[split]
-        try:
-            decode_image(read_image_bytes(table, [row])[0])
-        except (BadImageError, InputError) as error:
-            path = table.column("path")[row].as_py()
-            return BadImage(manifest.name, split, path, str(error))
-        return None
-
-    sizes = {split: table.num_rows for split, table in manifest.tables.items()}
-    total, done, began = sum(sizes.values()), 0, clock()
-    bad: list[BadImage] = []
-    progress(0, total, None)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for split, size in sizes.items():
-            for begin in range(0, size, IMAGES_AT_ONCE):
-                rows = range(begin, min(begin + IMAGES_AT_ONCE, size))
-                found = pool.map(check, [(split, row) for row in rows])
-                bad += [image for image in found if image is not None]
-                done += len(rows)
-                progress(done, total, (clock() - began) / done * (total - done))
-    return bad
-
-
-def verdict(bad: Sequence[BadImage], checked: int) -> Iterator[str]:
-    """Yield the lines that name the first bad images of all that were decoded."""
-    if not bad:
-        yield f"All {checked} images decode."
-        return
-    yield f"{len(bad)} of {checked} images cannot be used:"
-    for image in bad[:SHOWN_BAD_IMAGES]:
-        yield f"  {image.dataset}, split {image.split!r}, {image.path}: {image.reason}"
-    if len(bad) > SHOWN_BAD_IMAGES:
-        yield f"  and {len(bad) - SHOWN_BAD_IMAGES} more"
 
 
 def _episodes(given: Arguments) -> int:

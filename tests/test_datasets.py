@@ -12,9 +12,7 @@ import pytest
 
 import safe_ray
 from safe_ray.compose import packaged_tree
-from safe_ray.data.manifest import load_manifest
-from safe_ray.datasets import BadImage, main, verdict, verify_images
-from safe_ray.specs import DatasetSpec
+from safe_ray.datasets import main
 from tests.data.coop_tree import entries, write_coop, write_images
 from tests.data.official_tree import OFFICIAL, imagenet, write_classnames
 
@@ -121,7 +119,9 @@ def tiny(tmp_path) -> tuple[Path, list[str]]:
 
 def test_good_images_verify(tiny, capsys):
     assert main(tiny[1]) == 0
-    assert f"All {IMAGES} images decode." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"All {IMAGES} images decode." in out
+    assert "in another split as well (" in out
 
 
 def test_bad_images_are_named_with_the_reason_and_the_status_is_1(tiny, capsys):
@@ -131,8 +131,8 @@ def test_bad_images_are_named_with_the_reason_and_the_status_is_1(tiny, capsys):
     assert main(arguments) == 1
     out = capsys.readouterr().out
     assert f"2 of {IMAGES} images cannot be used:" in out
-    assert "tiny, split 'train', cat/train_1.png: not an image" in out
-    assert "tiny, split 'test', dog/test_2.png: " in out
+    assert "train: cat/train_1.png: not an image" in out
+    assert "test: dog/test_2.png: " in out
 
 
 def test_without_names_all_data_sets_that_are_there_are_verified(tiny, capsys):
@@ -142,29 +142,8 @@ def test_without_names_all_data_sets_that_are_there_are_verified(tiny, capsys):
     assert "tiny: 2 classes" in lines
     assert "game_icons: 15 classes" in lines
     assert not any(line.startswith("dtd") for line in lines)
-    assert re.fullmatch(r"All \d{4} images decode\.", lines[-1])
-
-
-def test_the_first_ten_bad_images_are_named():
-    bad = [BadImage("tiny", "train", f"{number}.png", "damaged") for number in range(12)]
-    lines = list(verdict(bad, 100))
-    assert lines[0] == "12 of 100 images cannot be used:"
-    assert lines[1:11] == [f"  tiny, split 'train', {n}.png: damaged" for n in range(10)]
-    assert lines[11:] == ["  and 2 more"]
-
-
-def test_verification_tells_how_far_it_is_and_how_long_it_takes(tiny):
-    options = {"images": "images", "split": "split_zhou_Tiny.json"}
-    manifest = load_manifest(DatasetSpec("tiny", "coop", "tiny", options=options), tiny[0])
-    told: list[tuple[int, int, float | None]] = []
-    seconds = iter(range(0, 100, 10))
-    verify_images(manifest, lambda *progress: told.append(progress), lambda: next(seconds))
-    assert told == [
-        (0, IMAGES, None),
-        (8, IMAGES, pytest.approx(10 / 8 * 10)),
-        (12, IMAGES, pytest.approx(20 / 12 * 6)),
-        (IMAGES, IMAGES, 0),
-    ]
+    sizes = [re.fullmatch(r"  All (\d+) images decode\.", line) for line in lines]
+    assert len([found for found in sizes if found]) > 5
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,22 @@ def test_bad_and_doubtful_images_are_named(folder: Path) -> None:
     assert (len(found.bad), len(found.sound)) == (2, 15)
 
 
+def test_the_first_ten_bad_images_are_named(folder: Path) -> None:
+    for file in (folder / "train").rglob("*.png"):
+        file.write_bytes(b"x")
+    lines = list(survey(read(folder)).lines())
+    assert lines[0] == "12 of 18 images cannot be used:"
+    assert all(line.startswith("  train: ") for line in lines[1:11])
+    assert lines[11] == "  and 2 more"
+
+
+def test_progress_has_an_estimate(folder: Path) -> None:
+    told: list[tuple[int, int, float | None]] = []
+    seconds = iter(range(0, 100, 10))
+    survey(read(folder), lambda *now: told.append(now), clock=lambda: next(seconds))
+    assert told == [(12, 18, pytest.approx(10 / 12 * 6)), (18, 18, 0)]
+
+
 def test_of_a_large_data_set_evenly_spaced_images_are_looked_at(folder: Path) -> None:
     told: list[tuple[int, int]] = []
     found = survey(read(folder), lambda done, total, left: told.append((done, total)), most=9)
