@@ -1,4 +1,9 @@
-"""Reading dense maps from the feature store runs at 0.8 or more of a numpy memmap's speed."""
+"""Reading dense maps from the feature store runs at 0.8 or more of a numpy memmap's speed.
+
+The claim is for maps that were compared with their checksums before, which happens once in the
+life of a store object. What the first read takes, the opening of the store and all comparisons
+included, is measured beside it.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +51,9 @@ def main() -> None:
         medians = interleave(
             {
                 "store": lambda: store.read(wanted, range(views)),
+                "first read": lambda: FeatureStore(Path(folder), writer.key, tokens, width).read(
+                    wanted, range(views)
+                ),
                 "memmap": lambda: memmap[places[chosen]],
             },
             repeats,
@@ -58,6 +66,7 @@ def main() -> None:
         "store_read",
         medians["memmap"] / medians["store"],
         0.8,
+        first_read_ratio=round(medians["memmap"] / medians["first read"], 3),
         gigabytes_per_second=round(size / medians["store"] / 1e9, 2),
     )
 

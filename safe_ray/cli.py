@@ -28,14 +28,15 @@ class Command:
         verb: the module's name.
         summary: what it does, in a sentence.
         examples: command lines after the module's name, each with what it does.
-        run: does the work; it is given the flags of `options`, too.
+        run: does the work; it is given the flags of `options`, too, and returns the exit status,
+            None being 0.
         options: what it takes beside what all commands take.
     """
 
     verb: str
     summary: str
     examples: tuple[tuple[str, str], ...]
-    run: Callable[[SweepConfig, frozenset[str]], object]
+    run: Callable[[SweepConfig, frozenset[str]], int | None]
     options: tuple[Option, ...] = ()
 
 
@@ -43,8 +44,9 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
     Returns:
-        0 for success, 1 when a part of the results is missing, 2 for a mistake in what was asked
-        for (both told in one sentence on standard error), 130 after an interruption.
+        0 for success, 1 when a part of the results is missing or of the store damaged, 2 for a
+        mistake in what was asked for (told in one sentence on standard error), 130 after an
+        interruption.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     return answer(lambda: _run(command, arguments))
@@ -70,8 +72,7 @@ def _run(command: Command, arguments: Sequence[str]) -> int:
     _warn_of_passing_storage(config)
 
     def work() -> int:
-        command.run(config, given.flags)
-        return 0
+        return command.run(config, given.flags) or 0
 
     return answer(
         work,

@@ -1,18 +1,29 @@
-"""`python -m safe_ray.extract`: fill the feature store, and do nothing else."""
+"""`python -m safe_ray.extract`: fill the feature store, or verify it, and do nothing else."""
 
 from __future__ import annotations
 
 import sys
 
+from safe_ray.arguments import Option
 from safe_ray.cli import Command, main
 from safe_ray.config import SweepConfig
 
+VERIFY = Option("--verify", "read all that the feature stores hold, and set aside what is damaged")
+EXIT_DAMAGED = 1
 
-def run(config: SweepConfig, flags: frozenset[str]) -> None:
-    """Extract what the sweep of the same settings would need."""
-    from safe_ray.search.extraction import run_extract
 
+def run(config: SweepConfig, flags: frozenset[str]) -> int:
+    """Extract what the sweep of the same settings would need, or verify what there is.
+
+    Returns:
+        The exit status: 1 if something was damaged.
+    """
+    from safe_ray.search.extraction import run_extract, run_verify
+
+    if VERIFY.name in flags:
+        return 0 if run_verify(config) else EXIT_DAMAGED
     run_extract(config)
+    return 0
 
 
 COMMAND = Command(
@@ -23,9 +34,11 @@ COMMAND = Command(
     ),
     examples=(
         ("", "what the default sweep needs"),
+        ("--verify", "whether the feature stores are sound: exit status 0, or 1 if not"),
         ("backbone=rn50 'tasks.datasets=[dtd]' 'tasks.shots=[16]'", "one data set, 16 shots"),
     ),
     run=run,
+    options=(VERIFY,),
 )
 
 if __name__ == "__main__":

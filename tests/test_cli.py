@@ -10,12 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 import safe_ray
 from safe_ray.compose import packaged_tree
 from safe_ray.config import groups, knobs
+from safe_ray.features.parts import write_part
 
 HEAVY = ("torch", "ray", "mlflow", "optuna", "open_clip", "pyarrow", "numpy")
 ROOT = Path(safe_ray.__file__).resolve().parent.parent
@@ -230,3 +232,27 @@ def test_a_job_is_warned_when_its_results_would_go_with_it(tmp_path: Path):
     assert submitted() == ""
     sent = {}
     assert submitted("storage=.") == ""
+
+
+def test_a_damaged_store_is_told_by_the_exit_status_of_its_verification(tmp_path: Path):
+    def verify() -> subprocess.CompletedProcess[str]:
+        return run("--verify", f"storage={tmp_path}", verb="extract")
+
+    empty = verify()
+    assert (empty.returncode, empty.stderr) == (0, "")
+    assert empty.stdout == f"{tmp_path / 'features'} holds no dense maps.\n"
+
+    maps = np.ones((2, 3, 4), np.float16)
+    part = write_part(tmp_path / "features" / "store", ["a", "b"], [0, 0], maps)
+    sound = verify()
+    assert (sound.returncode, sound.stderr) == (0, "")
+    assert "store: 1 part (2 dense maps) sound, 0 parts unverified, 0 parts damaged" in sound.stdout
+
+    content = part.read_bytes()
+    part.write_bytes(content.replace(maps[0].tobytes(), b"\1" * maps[0].nbytes, 1))
+    damaged = verify()
+    assert damaged.returncode == 1
+    assert f"{part} with 2 dense maps is damaged (1 of the 2 maps" in damaged.stdout
+    assert "The next run extracts what it needs of the damaged parts again." in damaged.stdout
+    assert not part.exists()
+    assert verify().returncode == 0

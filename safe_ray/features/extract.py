@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,13 +24,8 @@ from safe_ray.errors import InputError
 from safe_ray.features import plan
 from safe_ray.features.inventory import Inventory, no_progress, sample_digest
 from safe_ray.features.memory import keep_freed_memory
-from safe_ray.features.store import (
-    FeatureStore,
-    StoreKey,
-    prepare_folder,
-    remove_leftovers,
-    write_part,
-)
+from safe_ray.features.parts import write_part
+from safe_ray.features.store import FeatureStore, StoreKey, prepare_folder, remove_leftovers
 from safe_ray.files import PACKAGE_SCHEME, resolve_path
 from safe_ray.progress import Progress
 from safe_ray.specs import BackboneSpec
@@ -163,11 +158,14 @@ def extract(
     progress: Progress = no_progress,
     *,
     backbone: Backbone | None = None,
+    checking: Progress = no_progress,
+    say: Callable[[str], None] | None = None,
 ) -> ExtractionSummary:
     """Fill the feature store with what it lacks of `requests`.
 
-    Ray must have been started, unless nothing is missing. An image that several requests hold is
-    extracted once.
+    The maps that it has are compared with their checksums first; parts that are damaged are set
+    aside, and what they held of `requests` is extracted again. Ray must have been started, unless
+    nothing is missing. An image that several requests hold is extracted once.
 
     Args:
         requests: what is wanted.
@@ -177,6 +175,8 @@ def extract(
         options: how to extract.
         progress: called after each part, with rows.
         backbone: the loaded backbone, if the caller has it already.
+        checking: called while stored maps are compared with their checksums, with rows.
+        say: told of each damaged part, in a sentence, before anything is extracted.
 
     Raises:
         InputError: the folder is read-only or full, a file is missing on a node, a dense map does
@@ -192,6 +192,10 @@ def extract(
     precision = resolve_precision(options.precision)
     store = open_store(backbone, store_root, precision)
     wanted, asked = _wanted_rows(requests, views)
+    store.check(_by_views(wanted), checking)
+    if say is not None:
+        for damage in store.damage:
+            say(f"{damage}; what this run needs of it is extracted again.")
     missing = _missing_rows(store, wanted)
     rows = sum(len(row_views) for _, _, _, row_views in missing)
     if rows:
@@ -230,12 +234,17 @@ def _wanted_rows(
     return listed, sum(len(row_views) for *_, row_views in listed)
 
 
-def _missing_rows(store: FeatureStore, wanted: Sequence[_Row]) -> list[_Row]:
-    by_views: dict[tuple[int, ...], list[str]] = {}
+def _by_views(wanted: Sequence[_Row]) -> list[tuple[list[str], tuple[int, ...]]]:
+    """The samples of which the same views are wanted, with these views."""
+    samples: dict[tuple[int, ...], list[str]] = {}
     for sample, _, _, views in wanted:
-        by_views.setdefault(tuple(views), []).append(sample)
+        samples.setdefault(tuple(views), []).append(sample)
+    return [(alike, views) for views, alike in samples.items()]
+
+
+def _missing_rows(store: FeatureStore, wanted: Sequence[_Row]) -> list[_Row]:
     absent: dict[str, list[int]] = {}
-    for alike, samples in by_views.items():
+    for samples, alike in _by_views(wanted):
         for sample, view in store.missing(samples, alike):
             absent.setdefault(sample, []).append(view)
     return [

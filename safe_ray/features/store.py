@@ -1,12 +1,13 @@
 """The feature store: dense maps on shared storage, content-addressed and memory-mapped.
 
     <root>/<key digest>/key.json             what made these maps
-                        part-<digest>.arrow  rows (sample, view, tokens) of one write, Arrow IPC
+                        part-<digest>.arrow  the rows of one write, see `safe_ray.features.parts`
                         index.arrow          the key columns of many parts; may be absent
-                        *.damaged            parts that could not be read, set aside
+                        *.damaged            parts that were damaged, set aside
 
 A part appears under its name only when it is whole, and its name is derived from the rows in it, so
 that any number of processes may write at once, and writing the same rows again changes nothing.
+No map is given out before it matched its checksum once in the life of the store object.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,23 @@ import numpy as np
 import pyarrow as pa
 
 from safe_ray.errors import InputError
-from safe_ray.files import digest_json, replacing, sha256_hex, write_atomically
+from safe_ray.features.index import PartKeys, read_index, write_index
+from safe_ray.features.inventory import no_progress
+from safe_ray.features.parts import (
+    MAX_VIEW,
+    PART_PREFIX,
+    VIEW_BITS,
+    Damage,
+    DamagedPart,
+    Part,
+    list_parts,
+    open_part,
+    set_aside,
+    write_part,
+)
+from safe_ray.files import digest_json, write_atomically
+from safe_ray.progress import Progress
 
-PART_PREFIX = "part-"
-PART_SUFFIX = ".arrow"
-DAMAGED_SUFFIX = ".damaged"
-INDEX_NAME = "index.arrow"
 KEY_NAME = "key.json"
 
 # Below this many parts, opening each costs less than a reader notices.
@@ -39,16 +51,10 @@ _INDEX_AFTER_PARTS = 64
 # A process may hold some 65,000 memory maps in all, and others need them too.
 _MAX_OPEN_PARTS = 4096
 _LEFTOVER_AGE_S = 24 * 3600.0
-# Views fit 16 bits, so a pair packs into one sortable integer.
-_VIEW_BITS = 16
-_MAX_VIEW = 2 ** (_VIEW_BITS - 1) - 1
 
 
-class MissingFeatures(KeyError):
-    """Dense maps that were asked for are not in the store."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+class MissingFeatures(InputError):
+    """Dense maps that were asked for are not in the store, or not any more."""
 
 
 @dataclass(frozen=True)
@@ -82,17 +88,6 @@ class StoreKey:
         }
 
 
-@dataclass(frozen=True)
-class _Part:
-    size: int
-    samples: pa.Array
-    views: np.ndarray
-
-
-class _Damaged(Exception):
-    """A part that cannot be trusted."""
-
-
 class FeatureStore:
     """Dense maps of one backbone, one preprocessing and one precision.
 
@@ -105,6 +100,9 @@ class FeatureStore:
         key: what made the maps.
         tokens: L, the tokens of a dense map.
         width: C, the channels of a token.
+
+    Attributes:
+        damage: the parts that this object found damaged; their rows count as missing.
     """
 
     def __init__(self, root: Path, key: StoreKey, tokens: int, width: int) -> None:
@@ -112,8 +110,9 @@ class FeatureStore:
         self.tokens = tokens
         self.width = width
         self.folder = Path(root) / key.digest
-        self._parts: dict[str, _Part] = {}
-        self._open: dict[str, np.ndarray] = {}
+        self.damage: list[Damage] = []
+        self._parts: dict[str, PartKeys] = {}
+        self._open: dict[str, Part] = {}
         self._forget_index()
         self.refresh()
 
@@ -132,8 +131,11 @@ class FeatureStore:
 
         A part that is truncated or is not what it should be is renamed to `*.damaged`, and its rows
         count as missing.
+
+        Raises:
+            InputError: the operating system refuses to read the folder or a part.
         """
-        listed = _list_parts(self.folder)
+        listed = list_parts(self.folder)
         unknown = [
             name
             for name, size in listed.items()
@@ -142,7 +144,7 @@ class FeatureStore:
         kept = {name: part for name, part in self._parts.items() if name in listed}
         if not unknown and len(kept) == len(self._parts):
             return
-        remembered = _read_index(self.folder) if len(unknown) >= _INDEX_AFTER_PARTS else {}
+        remembered = read_index(self.folder) if len(unknown) >= _INDEX_AFTER_PARTS else {}
         opened = 0
         for name in unknown:
             kept.pop(name, None)
@@ -154,15 +156,15 @@ class FeatureStore:
             try:
                 kept[name] = self._read_keys(name, listed[name])
                 opened += 1
-            except _Damaged:
-                _set_aside(self.folder / name)
+            except DamagedPart as damaged:
+                self.damage.append(set_aside(self.folder / name, damaged))
             except FileNotFoundError:
                 continue
         self._parts = kept
-        self._open = {name: maps for name, maps in self._open.items() if name in kept}
+        self._open = {name: part for name, part in self._open.items() if name in kept}
         self._forget_index()
         if opened >= _INDEX_AFTER_PARTS:
-            _write_index(self.folder, kept)
+            write_index(self.folder, kept)
 
     def missing(self, samples: Sequence[str], views: Sequence[int]) -> list[tuple[str, int]]:
         """Return the (sample, view) pairs that are not in the store.
@@ -174,6 +176,42 @@ class FeatureStore:
         views = list(dict.fromkeys(int(view) for view in views))
         _, found = self._locate(samples, _every(views, len(samples)))
         return [(samples[row], views[column]) for row, column in np.argwhere(~found)]
+
+    def check(
+        self,
+        wanted: Iterable[tuple[Sequence[str], Sequence[int]]],
+        progress: Progress = no_progress,
+    ) -> None:
+        """Compare the maps of `wanted`, as far as they are here, with their checksums.
+
+        What was checked before by this object is not read again. Damaged parts are set aside, so
+        that their rows are missing.
+
+        Args:
+            wanted: pairs of samples and views, each sample in every view.
+            progress: called with maps, after each part.
+
+        Raises:
+            InputError: the operating system refuses to read a part.
+        """
+        wanted = list(wanted)
+        began, damaged = time.monotonic(), True
+        # A pair of a part that was set aside may be in another part as well.
+        while damaged:
+            damaged = False
+            found = [
+                self._locate(samples, _every(views, len(samples))) for samples, views in wanted
+            ]
+            places = np.concatenate([np.zeros(0, np.int64), *(at[known] for at, known in found)])
+            done = 0
+            for name, rows, _ in list(self._by_part(np.unique(places))):
+                try:
+                    self._checked_maps(name, rows)
+                except MissingFeatures:
+                    damaged = True
+                done += len(rows)
+                spent = time.monotonic() - began
+                progress(done, len(places), spent / done * (len(places) - done))
 
     def write_key(self) -> None:
         """Leave `key.json` beside the parts, for people who wonder what a folder holds."""
@@ -199,7 +237,7 @@ class FeatureStore:
             )
         self.write_key()
         path = write_part(self.folder, samples, views, maps)
-        with contextlib.suppress(_Damaged, FileNotFoundError):
+        with contextlib.suppress(DamagedPart, FileNotFoundError):
             self._parts[path.name] = self._read_keys(path.name, path.stat().st_size)
             self._open.pop(path.name, None)
             self._forget_index()
@@ -211,7 +249,7 @@ class FeatureStore:
         Samples and views may come in any order and repeat.
 
         Raises:
-            MissingFeatures: some of the pairs are not in the store.
+            MissingFeatures: some of the pairs are not in the store, or their part is damaged.
         """
         maps = self._gather(samples, _every(views, len(samples)))
         return maps.reshape(len(samples), len(views), self.tokens, self.width)
@@ -220,7 +258,7 @@ class FeatureStore:
         """Gather the dense map of each sample in its own view, float16 `[samples, L, C]`.
 
         Raises:
-            MissingFeatures: some of the pairs are not in the store.
+            MissingFeatures: some of the pairs are not in the store, or their part is damaged.
         """
         columns = np.fromiter(map(int, views), np.int64, len(samples))[:, None]
         return self._gather(samples, columns).reshape(-1, self.tokens, self.width)
@@ -233,29 +271,34 @@ class FeatureStore:
             row, column = absent[0]
             raise MissingFeatures(
                 f"{len(absent)} of {found.size} dense maps are not in {self.folder}; the first is "
-                f"view {views[row, column]} of sample {samples[row]}. Extract them first."
+                f"view {views[row, column]} of sample {samples[row]}: give the same command again, "
+                "which extracts them."
             )
         flat = np.empty((found.size, self.tokens * self.width), np.float16)
-        places = places.reshape(-1)
+        for name, rows, targets in self._by_part(places.reshape(-1)):
+            _copy_rows(self._checked_maps(name, rows), rows, flat, targets)
+        return flat
+
+    def _by_part(self, places: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Yield each part's name, its rows at some of `places`, and which of `places` these are."""
         part_of = self._part_of[places]
         order = np.argsort(part_of, kind="stable")
         bounds = np.flatnonzero(np.diff(part_of[order])) + 1
+        names, row_of = self._names, self._row_of
         for target in np.split(order, bounds) if order.size else []:
-            name = self._names[part_of[target[0]]]
-            _copy_rows(self._tokens_of(name), self._row_of[places[target]], flat, target)
-        return flat
+            yield names[part_of[target[0]]], row_of[places[target]], target
 
     def _locate(self, samples: Sequence[str], views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions in the index of `views[i, :]` of sample i, and whether each was found."""
         self._build_index()
         get = self._ids.get
         ids = np.fromiter((get(sample, -1) for sample in samples), np.int64, len(samples))
-        wanted = (ids[:, None] << _VIEW_BITS) + views
+        wanted = (ids[:, None] << VIEW_BITS) + views
         if not self._keys.size:
             return np.zeros(wanted.shape, np.int64), np.zeros(wanted.shape, bool)
         places = np.searchsorted(self._keys, wanted)
         places = np.minimum(places, self._keys.size - 1)
-        known = (ids[:, None] >= 0) & (views >= 0) & (views <= _MAX_VIEW)
+        known = (ids[:, None] >= 0) & (views >= 0) & (views <= MAX_VIEW)
         return places, known & (self._keys[places] == wanted)
 
     def _forget_index(self) -> None:
@@ -278,7 +321,7 @@ class FeatureStore:
         encoded = samples.combine_chunks().dictionary_encode()
         self._ids = {sample: i for i, sample in enumerate(encoded.dictionary.to_pylist())}
         ids = encoded.indices.to_numpy().astype(np.int64)
-        keys = (ids << _VIEW_BITS) + np.concatenate([part.views for part in parts])
+        keys = (ids << VIEW_BITS) + np.concatenate([part.views for part in parts])
         lengths = np.array([len(part.views) for part in parts])
         # Stable, so that of a pair in two parts the first is found.
         order = np.argsort(keys, kind="stable")
@@ -287,55 +330,35 @@ class FeatureStore:
         starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
         self._row_of = (np.arange(len(keys)) - starts)[order].astype(np.int32)
 
-    def _read_keys(self, name: str, size: int) -> _Part:
-        batch = _open_part(self.folder / name, self.tokens * self.width)
-        # Copies, so that no map stays open for the two small columns.
-        samples = pa.array(batch.column("sample").to_pylist(), pa.string())
-        return _Part(size, samples, batch.column("view").to_numpy().astype(np.int64))
+    def _read_keys(self, name: str, size: int) -> PartKeys:
+        part = open_part(self.folder / name, self.tokens * self.width)
+        return PartKeys(size, part.samples, part.views)
 
-    def _tokens_of(self, name: str) -> np.ndarray:
-        maps = self._open.pop(name, None)
-        if maps is None:
-            try:
-                batch = _open_part(self.folder / name, self.tokens * self.width)
-            except (_Damaged, FileNotFoundError) as error:
-                raise MissingFeatures(
-                    f"{self.folder / name} was removed or damaged since it was listed; run the "
-                    "same command again to extract its rows."
-                ) from error
-            column = batch.column("tokens")
-            maps = column.values.to_numpy().reshape(len(column), self.tokens * self.width)
-        self._open[name] = maps
+    def _checked_maps(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """The maps of a part, of which `rows` match their checksums.
+
+        Raises:
+            MissingFeatures: the part is gone, or damaged and set aside; its rows are missing now.
+        """
+        path = self.folder / name
+        try:
+            part = self._open.pop(name, None) or open_part(path, self.tokens * self.width)
+            part.check(rows)
+        except (DamagedPart, FileNotFoundError) as error:
+            del self._parts[name]
+            self._forget_index()
+            what = f"{path} was removed since it was listed"
+            if isinstance(error, DamagedPart):
+                self.damage.append(set_aside(path, error))
+                what = str(self.damage[-1])
+            raise MissingFeatures(
+                f"{what}: give the same command again, which extracts its maps anew."
+            ) from error
+        # The parts that were used least recently are closed.
+        self._open[name] = part
         while len(self._open) > _MAX_OPEN_PARTS:
             del self._open[next(iter(self._open))]
-        return maps
-
-
-def write_part(
-    folder: Path, samples: Sequence[str], views: Sequence[int], maps: np.ndarray
-) -> Path:
-    """Write one part of a store into `folder`, atomically; see `FeatureStore.write_part`."""
-    if any(not 0 <= view <= _MAX_VIEW for view in views):
-        raise ValueError(f"A view must be between 0 and {_MAX_VIEW}, got {sorted(set(views))}.")
-    flat = np.ascontiguousarray(maps, np.float16).reshape(len(samples), -1)
-    row = _first_row_not_finite(flat)
-    if row is not None:
-        raise InputError(
-            f"The dense map of view {views[row]} of sample {samples[row]} holds a value that is "
-            "not a finite float16, so it cannot be kept in the feature store: check the "
-            "backbone's weights, or give features.precision=fp32."
-        )
-    pairs = "\n".join(f"{sample}/{view}" for sample, view in zip(samples, views, strict=True))
-    path = folder / f"{PART_PREFIX}{sha256_hex(pairs.encode(), length=32)}{PART_SUFFIX}"
-    batch = pa.record_batch(
-        {
-            "sample": pa.array(list(samples), pa.string()),
-            "view": pa.array(np.asarray(views, np.int16)),
-            "tokens": pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1]),
-        }
-    )
-    _write_batch(path, batch)
-    return path
+        return part.maps
 
 
 def prepare_folder(root: Path, needed_bytes: int) -> None:
@@ -375,93 +398,6 @@ def remove_leftovers(folder: Path, older_than_s: float = _LEFTOVER_AGE_S) -> int
     return removed
 
 
-def _list_parts(folder: Path) -> dict[str, int]:
-    try:
-        with os.scandir(folder) as entries:
-            found = {
-                entry.name: entry.stat().st_size
-                for entry in entries
-                if entry.name.startswith(PART_PREFIX) and entry.name.endswith(PART_SUFFIX)
-            }
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise InputError(
-            f"The feature store {folder} cannot be read ({error.strerror}): name another folder "
-            "with storage=<folder>."
-        ) from error
-    return found
-
-
-def _open_part(path: Path, row_length: int) -> pa.RecordBatch:
-    try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-            if reader.num_record_batches != 1:
-                raise _Damaged(path)
-            batch = reader.get_batch(0)
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _Damaged(path) from error
-    expected = pa.list_(pa.float16(), row_length)
-    schema = batch.schema
-    if schema.names != ["sample", "view", "tokens"] or schema.field("tokens").type != expected:
-        raise _Damaged(path)
-    return batch
-
-
-def _set_aside(path: Path) -> None:
-    # Another process may have done so already, or the store may be read-only: the rows count as
-    # missing here in any case.
-    with contextlib.suppress(OSError):
-        path.replace(path.with_name(path.name + DAMAGED_SUFFIX))
-
-
-def _write_batch(path: Path, batch: pa.RecordBatch) -> None:
-    with replacing(path) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
-        writer.write_batch(batch)
-
-
-def _read_index(folder: Path) -> dict[str, _Part]:
-    """The key columns of the parts that some process opened before; empty if there is none."""
-    path = folder / INDEX_NAME
-    try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-            table = reader.read_all()
-            listed = json.loads(table.schema.metadata[b"parts"])
-        samples, views = table.column("sample"), table.column("view").to_numpy().astype(np.int64)
-        return dict(_slices(listed, samples.combine_chunks(), views))
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
-        return {}
-
-
-def _slices(
-    listed: Sequence[tuple[str, int, int]], samples: pa.Array, views: np.ndarray
-) -> Iterator[tuple[str, _Part]]:
-    start = 0
-    for name, size, rows in listed:
-        yield name, _Part(size, samples.slice(start, rows), views[start : start + rows])
-        start += rows
-    if start != len(views):
-        raise ValueError("The index does not add up.")
-
-
-def _write_index(folder: Path, parts: Mapping[str, _Part]) -> None:
-    listed = [(name, part.size, len(part.views)) for name, part in parts.items()]
-    samples = pa.chunked_array([part.samples for part in parts.values()], pa.string())
-    batch = pa.record_batch(
-        {
-            "sample": samples.combine_chunks(),
-            "view": pa.array(
-                np.concatenate([part.views for part in parts.values()]).astype(np.int16)
-            ),
-        }
-    ).replace_schema_metadata({"parts": json.dumps(listed)})
-    # Only a cache: on read-only or full storage the next reader opens the parts again.
-    with contextlib.suppress(InputError):
-        _write_batch(folder / INDEX_NAME, batch)
-
-
 def _every(views: Sequence[int], samples: int) -> np.ndarray:
     """The same views for every sample, int64 `[samples, views]`."""
     columns = np.fromiter(map(int, views), np.int64, len(views))
@@ -476,12 +412,6 @@ def _copy_rows(source: np.ndarray, rows: np.ndarray, out: np.ndarray, targets: n
     for start, stop in zip(starts, stops, strict=True):
         row, target, length = rows[start], targets[start], stop - start
         out[target : target + length] = source[row : row + length]
-
-
-def _first_row_not_finite(flat: np.ndarray) -> int | None:
-    # An exponent of all ones is an infinity or a NaN. numpy's own test converts every half first.
-    broken = (flat.view(np.uint16) & 0x7C00) == 0x7C00
-    return int(np.argmax(broken.any(axis=1))) if broken.any() else None
 
 
 def _gigabytes(count: int) -> str:

@@ -1,4 +1,4 @@
-"""`python -m safe_ray.extract`: the sweep's features without its search."""
+"""`python -m safe_ray.extract`: the sweep's features without its search, and their verification."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from safe_ray.backbones.openclip import load_backbone
 from safe_ray.cluster import connect
 from safe_ray.config import SweepConfig
 from safe_ray.features.extract import ExtractionSummary
+from safe_ray.features.verification import verify_stores
 from safe_ray.progress import Reporter
 from safe_ray.search import preparation
 
@@ -33,6 +34,7 @@ def run_extract(config: SweepConfig) -> list[ExtractionSummary]:
                 backbone,
                 images.tasks,
                 reporter.phase("extracting images"),
+                reporter,
             )
         )
         summaries.append(
@@ -41,6 +43,7 @@ def run_extract(config: SweepConfig) -> list[ExtractionSummary]:
                 backbone,
                 list(images.tests.values()),
                 reporter.phase("extracting test images"),
+                reporter,
             )
         )
     for name, summary in zip(("support and validation", "test"), summaries, strict=True):
@@ -51,3 +54,29 @@ def run_extract(config: SweepConfig) -> list[ExtractionSummary]:
         )
     print(f"feature store: {summaries[0].folder}")
     return summaries
+
+
+def run_verify(config: SweepConfig) -> bool:
+    """Read every part of the feature stores, say what they are like, return whether all are sound.
+
+    Parts that are damaged are set aside. Parts without checksums are no damage.
+
+    Raises:
+        InputError: the operating system refuses to read a store.
+    """
+    root = config.features.store
+    with Reporter() as reporter:
+        stores = verify_stores(root, reporter.phase("verifying parts"))
+    for store in stores:
+        for line in store.lines():
+            print(line)
+    if not stores:
+        print(f"{root} holds no dense maps.")
+    if any(store.unverified for store in stores):
+        print(
+            "Unverified parts were written by an older version, which kept no checksums. They are "
+            "used as they are; delete them, and their maps are extracted again."
+        )
+    if any(store.damage for store in stores):
+        print("The next run extracts what it needs of the damaged parts again.")
+    return not any(store.damage for store in stores)

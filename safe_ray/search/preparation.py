@@ -23,11 +23,17 @@ from safe_ray.features.extract import (
     extract,
     open_store,
 )
-from safe_ray.features.inventory import Inventory, describe_bad, describe_warned, take_inventory
+from safe_ray.features.inventory import (
+    Inventory,
+    describe_bad,
+    describe_warned,
+    no_progress,
+    take_inventory,
+)
 from safe_ray.files import digest_json, replacing
 from safe_ray.heads.bank import select_parameters
 from safe_ray.heads.blending import alpha_grid
-from safe_ray.progress import Progress
+from safe_ray.progress import Progress, Reporter
 from safe_ray.search.frozen import MANIFESTS, freeze
 from safe_ray.search.shares import unlike_shares
 from safe_ray.search.space import Range, SearchSpace, task_seed
@@ -269,9 +275,16 @@ def check_unchanged(config: SweepConfig, tasks: Sequence[CheckedTask]) -> None:
 
 
 def extract_support(
-    config: SweepConfig, backbone: Backbone, tasks: Sequence[CheckedTask], progress: Progress
+    config: SweepConfig,
+    backbone: Backbone,
+    tasks: Sequence[CheckedTask],
+    progress: Progress,
+    reporter: Reporter | None = None,
 ) -> ExtractionSummary:
-    """Fill the feature store with what training and validation need."""
+    """Fill the feature store with what training and validation need.
+
+    `reporter` is told of damaged parts, and of the check for them if it takes long.
+    """
     views = range(config.features.views + 1)
     requests = [ExtractionRequest.of(task.support, views) for task in tasks]
     requests += [
@@ -279,7 +292,7 @@ def extract_support(
         for task in tasks
         if task.validation.table.num_rows
     ]
-    return _extract(config, backbone, requests, progress)
+    return _extract(config, backbone, requests, progress, reporter)
 
 
 def extract_tests(
@@ -287,10 +300,11 @@ def extract_tests(
     backbone: Backbone,
     inventories: Sequence[Inventory],
     progress: Progress,
+    reporter: Reporter | None = None,
 ) -> ExtractionSummary:
-    """Fill the feature store with the evaluation views of test splits."""
+    """Fill the feature store with the evaluation views of test splits; see `extract_support`."""
     requests = [ExtractionRequest.of(inventory, (0,)) for inventory in inventories]
-    return _extract(config, backbone, requests, progress)
+    return _extract(config, backbone, requests, progress, reporter)
 
 
 def _extract(
@@ -298,6 +312,7 @@ def _extract(
     backbone: Backbone,
     requests: Sequence[ExtractionRequest],
     progress: Progress,
+    reporter: Reporter | None,
 ) -> ExtractionSummary:
     features = config.features
     options = ExtractionOptions(
@@ -314,6 +329,8 @@ def _extract(
         options,
         progress,
         backbone=backbone,
+        checking=reporter.phase("checking stored features") if reporter else no_progress,
+        say=reporter.say if reporter else None,
     )
 
 

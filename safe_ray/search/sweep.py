@@ -127,7 +127,7 @@ def run_sweep(config: SweepConfig) -> SweepSummary:
             manifests = {name: manifest.without_test() for name, manifest in manifests.items()}
             preparation.check_unchanged(config, images.tasks)
             summary = preparation.extract_support(
-                config, backbone, images.tasks, reporter.phase("extracting features")
+                config, backbone, images.tasks, reporter.phase("extracting features"), reporter
             )
             facts = preparation.write_tasks(
                 config, backbone, manifests, images.tasks, summary.precision, plan
@@ -362,7 +362,7 @@ def _test(
     if not choices:
         return []
     preparation.extract_tests(
-        config, backbone, list(tests.values()), reporter.phase("extracting test features")
+        config, backbone, list(tests.values()), reporter.phase("extracting test features"), reporter
     )
     progress = reporter.phase("testing")
     results: list[TaskResult] = []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,17 +195,54 @@ def test_bad_images_that_were_left_out_are_counted(
     assert (summary.asked, summary.extracted, summary.bad) == (57, 0, 1)
 
 
-def test_a_damaged_part_is_extracted_again(
-    filled, tiny_backbone: BackboneSpec, tmp_path: Path, inventory: Inventory
+def cut(part: Path) -> None:
+    part.write_bytes(part.read_bytes()[:-1000])
+
+
+def overwrite_the_middle(part: Path) -> None:
+    content = bytearray(part.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 8] = bytes(8)
+    part.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut, r" is damaged \(it is cut off or not an Arrow file\)"),
+        (
+            overwrite_the_middle,
+            r" with 16 dense maps is damaged \(1 of the 16 maps looked at do not match their ",
+        ),
+    ],
+)
+def test_a_damaged_part_is_extracted_again_and_that_is_said(
+    filled,
+    tiny_backbone: BackboneSpec,
+    backbone: Backbone,
+    tmp_path: Path,
+    inventory: Inventory,
+    damage: Callable[[Path], None],
+    reason: str,
 ) -> None:
     root = tmp_path / "store"
     shutil.copytree(filled[0], root)
     folder = root / filled[1].folder.name
     part = max(folder.glob("part-*.arrow"), key=lambda path: path.stat().st_size)
-    part.write_bytes(part.read_bytes()[:-1000])
-    summary = run(inventory, tiny_backbone, root)
+    damage(part)
+    said: list[str] = []
+    summary = run(inventory, tiny_backbone, root, say=said.append)
     assert (summary.reused, summary.extracted) == (44, 16)
     assert [path.name for path in folder.glob("*.damaged")] == [f"{part.name}.damaged"]
+    (sentence,) = said
+    assert re.search(f"{part.name}{reason}", sentence)
+    assert f"set aside as {part.name}.damaged; " in sentence
+    assert sentence.endswith("what this run needs of it is extracted again.")
+    maps = [open_store(backbone, each, "fp32") for each in (filled[0], root)]
+    first, second = (store.read(inventory.samples, VIEWS) for store in maps)
+    np.testing.assert_array_equal(first, second)
+    run(inventory, tiny_backbone, root, say=said.append)
+    assert said == [sentence]
 
 
 def as_chunk(inventory: Inventory) -> pa.Table:

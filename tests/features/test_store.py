@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from safe_ray.errors import InputError
 from safe_ray.features import store as store_module
+from safe_ray.features.parts import open_part
 from safe_ray.features.store import (
     FeatureStore,
     MissingFeatures,
@@ -126,7 +127,7 @@ def test_a_part_is_plain_uncompressed_arrow_whose_rows_need_no_copy(tmp_path: Pa
     path = write(open_store(tmp_path), every(range(3), (0, 1)))
     with pa.memory_map(str(path)) as source:
         batch = pa.ipc.open_file(source).get_batch(0)
-        assert batch.schema.names == ["sample", "view", "tokens"]
+        assert batch.schema.names == ["sample", "view", "tokens", "checksum"]
         assert batch.schema.field("tokens").type == pa.list_(pa.float16(), TOKENS * WIDTH)
         assert batch.column("view").type == pa.int16()
         rows = batch.column("tokens").values.to_numpy(zero_copy_only=True)
@@ -219,7 +220,7 @@ def test_a_part_that_vanishes_while_in_use_is_named(tmp_path: Path) -> None:
     path = write(open_store(tmp_path), every((0,), (0,)))
     store = open_store(tmp_path)
     path.unlink()
-    with pytest.raises(MissingFeatures, match="removed or damaged"):
+    with pytest.raises(MissingFeatures, match=r"was removed since .* extracts its maps anew"):
         store.read([sample(0)], [0])
     store.refresh()
     assert len(store) == 0
@@ -236,9 +237,8 @@ def test_a_big_store_is_opened_from_its_index(
     assert (store.folder / "index.arrow").exists()
 
     opened: list[Path] = []
-    real = store_module._open_part
     monkeypatch.setattr(
-        store_module, "_open_part", lambda path, row: opened.append(path) or real(path, row)
+        store_module, "open_part", lambda path, row: opened.append(path) or open_part(path, row)
     )
     indexed = open_store(tmp_path)
     assert opened == []
