@@ -9,6 +9,7 @@ from torch.nn import functional
 from bench.harness import arguments, check_close, finish, interleave, pin
 from bench.pooling import EMBEDDED, RN50, TINY, Size
 from safe_ray.heads.blending import AlphaRowSums, alpha_grid, blend_logits
+from safe_ray.poolings.modified_resnet import AttentionPool
 from safe_ray.training.evaluation import evaluate_alpha_rows, pool_with_heads
 
 _SCALE, _POINTS = 100.0, 101
@@ -26,11 +27,11 @@ def measure(size: Size, samples: int, repeats: int) -> float:
 
     def evaluate(alphas: tuple[float, ...]) -> AlphaRowSums:
         return evaluate_alpha_rows(
-            heads[:1], heads[1], size.heads, maps, labels, classifier, _SCALE, alphas
+            heads[:1], heads[1], AttentionPool(size.heads), maps, labels, classifier, _SCALE, alphas
         )
 
     row = evaluate(alpha_grid(_POINTS))
-    tuned, original = pool_with_heads(heads, size.heads, maps, classifier.device)
+    tuned, original = pool_with_heads(heads, AttentionPool(size.heads), maps, classifier.device)
     for index, alpha in enumerate(alpha_grid(_POINTS)):
         logits = blend_logits(tuned, original, classifier, _SCALE, alpha)
         loss = functional.cross_entropy(logits, labels, reduction="sum").double()

@@ -25,8 +25,8 @@ import torch
 from torch.nn import functional
 
 from bench.harness import arguments, finish
-from safe_ray.heads.bank import select_parameters
 from safe_ray.heads.blending import alpha_grid
+from safe_ray.poolings.modified_resnet import AttentionPool
 from safe_ray.search.journal import Journal
 from safe_ray.search.searcher import BankSearcher, SearchOptions
 from safe_ray.search.space import Range, SearchSpace
@@ -85,14 +85,15 @@ def train(size: Size, epochs: int) -> None:
         begin(pooling, size.heads),
         SupportShard(resident, labels, torch.arange(size.samples), size.samples),
         classifier,
-        _HEADS,
+        AttentionPool(_HEADS),
         100.0,
-        LoopOptions(32, 0.1, 0, select_parameters("all")),
+        LoopOptions(32, 0.1, 0, tuple(pooling)),
     )
     if any(member.failed or len(member.losses) != epochs for member in state.members):
         raise SystemExit("a head was not trained to its end")
     heads = [member.head for member in state.members]
-    evaluate_alpha_rows(heads, pooling, _HEADS, maps[:, 0], labels, classifier, 100.0, _ALPHAS)
+    form = AttentionPool(_HEADS)
+    evaluate_alpha_rows(heads, pooling, form, maps[:, 0], labels, classifier, 100.0, _ALPHAS)
 
 
 def drive(size: Size, candidates: int, bank: int) -> None:

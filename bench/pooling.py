@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.harness import Rates, Side, check_close, finish, interleave
-from safe_ray.heads.bank import Bank, select_parameters, tuned_logits, with_mean_token
+from safe_ray.heads.bank import Bank, tuned_logits
 from safe_ray.heads.optimiser import BankOptimiser
-from safe_ray.heads.step import FusedStep, between_steps
+from safe_ray.heads.step import between_steps
+from safe_ray.poolings.modified_resnet import AttentionPool, with_mean_token
 
 _LR, _DECAY, _SCALE = 1e-5, 0.01, 100.0
 
@@ -131,17 +132,19 @@ class Problem:
         self, candidates: int, precision: torch.dtype | None = None
     ) -> tuple[Callable[[], Tensor], Bank, BankOptimiser]:
         """A bank of K heads."""
+        pooling = AttentionPool(self.size.heads)
         bank = Bank(
             [self.start] * candidates,
-            self.size.heads,
-            select_parameters("all"),
+            pooling,
+            tuple(self.start),
             self.classifier,
             _SCALE,
             precision,
         )
         optimiser = BankOptimiser(bank, [_DECAY] * candidates)
         weights = torch.full((candidates, self.size.batch), 1 / self.size.batch)
-        step = FusedStep(bank, optimiser)
+        step = pooling.step(bank, optimiser)
+        assert step is not None
 
         def run() -> Tensor:
             with between_steps(step):

@@ -12,6 +12,7 @@ so that their losses must be.
 from __future__ import annotations
 
 import io
+import math
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -33,9 +34,10 @@ from safe_ray.features.extract import decode_views, dense_maps
 from safe_ray.features.inventory import sample_digest
 from safe_ray.features.plan import plan_batch_size
 from safe_ray.features.store import FeatureStore, StoreKey
-from safe_ray.heads.bank import Bank, select_parameters, tuned_logits, with_mean_token
+from safe_ray.heads.bank import Bank, tuned_logits
 from safe_ray.heads.optimiser import BankOptimiser, Schedule
-from safe_ray.heads.step import FusedStep
+from safe_ray.heads.step import Step
+from safe_ray.poolings.modified_resnet import AttentionPool
 from safe_ray.specs import BackboneSpec
 from safe_ray.training.loop import (
     LoopOptions,
@@ -103,14 +105,16 @@ class Problem:
         """Return `[N, C, H, W]`, as open_clip's pooling takes it."""
         images = normalise(pixels, self.backbone.preprocessing)
         tokens = self.backbone.trunk(images.contiguous(memory_format=torch.channels_last))
-        side = self.backbone.grid
+        side = math.isqrt(self.backbone.tokens)
         return tokens.transpose(1, 2).unflatten(2, (side, side)).contiguous()
 
     def layer(self) -> tuple[AttentionPool2d, torch.optim.AdamW]:
         """A fresh pooling and its optimiser."""
         backbone = self.backbone
-        layer = AttentionPool2d(backbone.grid, backbone.width, backbone.heads, backbone.embed_dim)
-        layer.load_state_dict(backbone.pooling)
+        assert isinstance(backbone.pooling, AttentionPool)
+        side, heads = math.isqrt(backbone.tokens), backbone.pooling.num_heads
+        layer = AttentionPool2d(side, backbone.width, heads, backbone.embed_dim)
+        layer.load_state_dict(backbone.state)
         return layer, torch.optim.AdamW(layer.parameters(), lr=_LR, weight_decay=_DECAY)
 
     def pooling_step(
@@ -162,7 +166,7 @@ class Problem:
         """Every view once through the trunk, into a store."""
         backbone = self.backbone
         key = StoreKey(backbone.trunk_digest, {}, "fp32", "bench")
-        store = FeatureStore(folder, key, backbone.grid**2, backbone.width)
+        store = FeatureStore(folder, key, backbone.tokens, backbone.width)
         rows = decode_views(self.chunk(views), backbone.preprocessing.to_json())
         torch.set_num_threads(CORES)
         batch = min(plan_batch_size(backbone.preprocessing.size, gpu=False), len(rows["view"]))
@@ -176,16 +180,16 @@ class Problem:
         maps = torch.from_numpy(store.read(self.samples, range(search.views)))
         resident = ResidentMaps(maps, torch.device("cpu"))
         shard = SupportShard(resident, self.labels, torch.arange(len(maps)), len(maps))
-        options = LoopOptions(len(maps), _WARMUP, _SEED, select_parameters("all"))
+        options = LoopOptions(len(maps), _WARMUP, _SEED, tuple(self.backbone.state))
         losses: list[list[float]] = []
         for first in range(0, search.candidates, search.bank):
             size = min(search.bank, search.candidates - first)
             state = train_bank(
                 [Member(_LR, _DECAY, search.epochs)] * size,
-                begin(self.backbone.pooling, size),
+                begin(self.backbone.state, size),
                 shard,
                 self.classifier,
-                self.backbone.heads,
+                self.backbone.pooling,
                 self.scale,
                 options,
             )
@@ -235,15 +239,17 @@ def measure(problem: Problem, bank: int, repeats: int) -> Parts:
     layer, optimiser = problem.layer()
     backbone = problem.backbone
 
-    def new_bank() -> tuple[Bank, FusedStep]:
+    def new_bank() -> tuple[Bank, Step]:
         heads = Bank(
-            [backbone.pooling] * bank,
-            backbone.heads,
-            select_parameters("all"),
+            [backbone.state] * bank,
+            backbone.pooling,
+            tuple(backbone.state),
             problem.classifier,
             problem.scale,
         )
-        return heads, FusedStep(heads, BankOptimiser(heads, [_DECAY] * bank))
+        step = backbone.pooling.step(heads, BankOptimiser(heads, [_DECAY] * bank))
+        assert step is not None
+        return heads, step
 
     step = new_bank()[1]
     weights = torch.full((bank, images), 1 / images)
@@ -272,7 +278,7 @@ def measure(problem: Problem, bank: int, repeats: int) -> Parts:
                 "store": store,
                 "bank start": finished_bank,
                 "bank step": lambda: step(
-                    with_mean_token(tokens.half()), problem.labels, weights, [_LR] * bank
+                    backbone.pooling.prepare(tokens.half()), problem.labels, weights, [_LR] * bank
                 ),
             },
             repeats,

@@ -46,7 +46,7 @@ def train_usual(candidate: dict[str, Any], task_folder: str) -> float:
     classifier = load_file(folder / CLASSIFIER)["classifier"]
     weights = load_file(sweep / POOLING)
     side = round(facts.tokens**0.5)
-    layer = AttentionPool2d(side, facts.width, facts.num_heads, classifier.shape[1])
+    layer = AttentionPool2d(side, facts.width, facts.pooling["num_heads"], classifier.shape[1])
     layer.load_state_dict(weights)
 
     def images(samples: tuple[str, ...], views: range) -> torch.Tensor:

@@ -20,6 +20,8 @@ class BackboneSpec:
         pretrained: an open_clip tag (`openai`), a weights file, or None for random weights.
         model_config: an open_clip JSON file that defines `model`, if open_clip does not ship it.
         seed: seeds the random weights when `pretrained` is None.
+        pooling: a module that defines the pooling's family (see `safe_ray.poolings`); None finds it
+            among those that come with the package.
     """
 
     name: str
@@ -27,6 +29,7 @@ class BackboneSpec:
     pretrained: str | None = None
     model_config: str | None = None
     seed: int = 0
+    pooling: str | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from safe_ray.backbones.openclip import load_backbone
 from safe_ray.devices import device_of, full_precision, indexed
 from safe_ray.features.extract import dense_maps, run_trunk
-from safe_ray.heads.bank import Bank, select_parameters
+from safe_ray.heads.bank import Bank
 from safe_ray.heads.optimiser import BankOptimiser, Schedule
 from safe_ray.heads.step import AutogradStep
 from safe_ray.search.testing import count_hits
@@ -37,7 +37,7 @@ from safe_ray.training.loop import (
     begin,
 )
 from safe_ray.training.maps import Pin, resident_maps
-from tests.heads.test_bank import CLASSES, GRID, HEADS, WIDTH, classifier, layer, state_of
+from tests.heads.test_bank import CLASSES, GRID, NAMES, POOL, WIDTH, classifier, layer, state_of
 
 GPU = torch.device("cuda", 0)
 SAMPLES = 11
@@ -121,7 +121,7 @@ def test_an_epoch_of_training_keeps_to_the_gpu(
     fake: FakeTensorMode, pin: Pin, precision: torch.dtype | None
 ) -> None:
     members = [Member(1e-3, 0.1, 2), Member(1e-4, 0.0, 3, include=(True,) * 7 + (False,) * 4)]
-    options = LoopOptions(4, 0.1, 5, select_parameters("all"), precision)
+    options = LoopOptions(4, 0.1, 5, NAMES, precision)
     shard = SupportShard(
         resident_maps(MAPS, pin, GPU),
         torch.zeros(SAMPLES, dtype=torch.int64, device=GPU),
@@ -132,7 +132,7 @@ def test_an_epoch_of_training_keeps_to_the_gpu(
         members,
         begin(HEAD, 2),
         classifier().to(GPU),
-        HEADS,
+        POOL,
         20.0,
         options,
         WithoutBackward(),
@@ -154,7 +154,7 @@ def test_an_epoch_of_training_keeps_to_the_gpu(
 
 
 def test_an_update_and_what_it_goes_on_from_keep_to_the_gpu(fake: FakeTensorMode) -> None:
-    bank = Bank([HEAD, HEAD], HEADS, select_parameters("all"), classifier().to(GPU), 20.0)
+    bank = Bank([HEAD, HEAD], POOL, NAMES, classifier().to(GPU), 20.0)
     optimiser = BankOptimiser(bank, [0.1, 0.0])
     for parameter in bank.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -165,11 +165,11 @@ def test_an_update_and_what_it_goes_on_from_keep_to_the_gpu(fake: FakeTensorMode
 
 def test_pooling_and_alpha_rows_keep_to_the_gpu(fake: FakeTensorMode) -> None:
     maps = torch.from_numpy(MAPS)[:, 0]
-    pooled = pool_with_heads([HEAD] * 3, HEADS, maps, GPU)
+    pooled = pool_with_heads([HEAD] * 3, POOL, maps, GPU)
     assert pooled.device == GPU
     labels = torch.zeros(SAMPLES, dtype=torch.int64)
     sums = evaluate_alpha_rows(
-        [HEAD] * 3, HEAD, HEADS, maps, labels, classifier().to(GPU), 20.0, (0.0, 0.5, 1.0)
+        [HEAD] * 3, HEAD, POOL, maps, labels, classifier().to(GPU), 20.0, (0.0, 0.5, 1.0)
     )
     assert sums.correct.shape == (3, 3)
     assert sums.correct.device.type == "cpu"
@@ -179,7 +179,7 @@ def test_counting_on_test_samples_keeps_to_the_gpu(fake: FakeTensorMode) -> None
     maps = torch.from_numpy(MAPS)[:, 0]
     labels = torch.zeros(SAMPLES, dtype=torch.int64)
     on_gpu = classifier().to(GPU)[list(range(CLASSES - 1))]
-    hits = count_hits([HEAD] * 2, [0.2, 0.9], HEAD, HEADS, maps, labels, on_gpu, 20.0)
+    hits = count_hits([HEAD] * 2, [0.2, 0.9], HEAD, POOL, maps, labels, on_gpu, 20.0)
     assert hits.device == GPU
     assert hits.shape == (2, 3, CLASSES - 1)
 
@@ -197,7 +197,7 @@ def test_the_trunk_keeps_to_the_gpu(
     maps = run_trunk(backbone, pixels, precision, GPU)
     assert maps.device == GPU
     assert maps.dtype == torch.float16
-    assert maps.shape == (3, backbone.grid**2, backbone.width)
+    assert maps.shape == (3, backbone.tokens, backbone.width)
 
 
 def test_the_trunk_computes_fp32_without_tf32(tiny_backbone: BackboneSpec) -> None:

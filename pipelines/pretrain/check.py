@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from safe_ray.backbones.openclip import Backbone, load_backbone
-from safe_ray.backbones.pooling import POOLING_PARAMETERS
 from safe_ray.data.episodes import draw_episode
 from safe_ray.data.images import decode_image
 from safe_ray.data.manifest import load_manifest, read_image_bytes
 from safe_ray.data.views import make_view, normalise
-from safe_ray.heads.bank import Bank, pool_bank, with_mean_token
+from safe_ray.heads.bank import Bank
 from safe_ray.heads.blending import alpha_grid, sum_alpha_row
 from safe_ray.heads.selection import best_point
 from safe_ray.specs import BackboneSpec, DatasetSpec
@@ -60,13 +59,11 @@ def measure(
     classifier = backbone.classifier(manifest.classes, manifest.templates)
     alphas = alpha_grid(101)
     test = manifest.split("test")
-    original = {key: value.unsqueeze(0) for key, value in backbone.pooling.items()}
 
     def pools(maps: Tensor, heads: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
-        tokens = with_mean_token(maps)
-        bank = Bank(heads, backbone.heads, (), classifier, backbone.logit_scale)
+        bank = Bank(heads, backbone.pooling, (), classifier, backbone.logit_scale)
         with torch.no_grad():
-            return bank.pool(tokens), pool_bank(tokens, original, backbone.heads)[0]
+            return bank.pool(backbone.pooling.prepare(maps)), backbone.pool(maps)
 
     test_maps, truth = dense_maps(backbone, test, 1)[:, 0], labels_of(test)
     found: dict[str, list[float]] = {"zero_shot": [], "tuned": [], "safe": []}
@@ -78,12 +75,12 @@ def measure(
         shard = SupportShard(source, labels_of(episode.train), torch.arange(count), count)
         state = train_bank(
             [Member(lr, 0.01, options.epochs) for lr in options.lr],
-            begin(backbone.pooling, len(options.lr)),
+            begin(backbone.state, len(options.lr)),
             shard,
             classifier,
-            backbone.heads,
+            backbone.pooling,
             backbone.logit_scale,
-            LoopOptions(batch_size=64, warmup=0.1, seed=seed, trained=tuple(POOLING_PARAMETERS)),
+            LoopOptions(batch_size=64, warmup=0.1, seed=seed, trained=tuple(backbone.state)),
         )
         heads = [dict(member.head) for member in state.members]
         held = dense_maps(backbone, episode.validation, 1)[:, 0]

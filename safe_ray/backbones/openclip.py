@@ -1,4 +1,4 @@
-"""Any open_clip model with a ModifiedResNet, cut into trunk, pooling and text tower."""
+"""Any open_clip model whose pooling a family knows, cut into trunk, pooling and text tower."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.factory import load_state_dict
-from open_clip.modified_resnet import ModifiedResNet
+from open_clip.model import _build_vision_tower
 from torch import nn
 from torch.nn import functional
 
@@ -25,6 +25,7 @@ from safe_ray.data.prompts import check_templates, render_prompts
 from safe_ray.data.views import Preprocessing
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import digest_json, resolve_path
+from safe_ray.poolings.base import Cut, Pooling, find_pooling
 from safe_ray.specs import BackboneSpec
 
 PARTS = ("trunk", "pooling", "text")
@@ -32,32 +33,6 @@ DIGEST_LENGTH = 16
 PROMPTS_PER_BATCH = 256
 NAMED_KEYS = 3
 CONFIG_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
-STRIDE = 32
-
-
-class Trunk(nn.Module):
-    """Everything before the attention pooling: images [N, 3, S, S] -> tokens [N, L, C].
-
-    L is the grid squared, row by row, as open_clip flattens the map. It stays in eval mode, for
-    its batch statistics are frozen with its weights. It may be moved and cast like any module; the
-    images then have to be on its device and of its dtype.
-    """
-
-    def __init__(self, visual: ModifiedResNet) -> None:
-        """Take over `visual`, whose attention pooling is thrown away."""
-        super().__init__()
-        self.visual = visual
-        self.visual.attnpool = nn.Identity()
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> Trunk:
-        """Stay in eval mode, whatever `mode` asks for."""
-        return super().train(False)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the dense maps of the images, contiguous [N, L, C]."""
-        return self.visual(images).flatten(2).transpose(1, 2).contiguous()
 
 
 class AbsentPart(nn.Module):
@@ -80,12 +55,11 @@ class Backbone:
         spec: what it was loaded from.
         digest: 16 hexadecimal digits over all weights and the model's configuration.
         trunk_digest: likewise over the trunk alone.
-        trunk: see `Trunk`; float32, frozen.
-        pooling: the attention pooling under open_clip's names, float32: positional_embedding
-            [L + 1, C], {q,k,v}_proj.weight [C, C] and .bias [C], c_proj.weight [D, C] and .bias
-            [D]. Empty if it was not asked for.
-        heads: the attention heads of the pooling.
-        grid: the side of the dense map, in tokens; L = grid * grid.
+        trunk: images [N, 3, S, S] -> dense maps [N, L, C]; float32, frozen.
+        pooling: the pooling as a function of tokens and a state.
+        state: the original state, under open_clip's names, float32. Empty if it was not asked for.
+        prefix: what precedes these names in the whole model's state dict.
+        tokens: L, the tokens of a dense map.
         width: C, the channels of a token.
         embed_dim: D, the size of an embedding.
         logit_scale: what cosines are multiplied with (already exponentiated).
@@ -98,15 +72,25 @@ class Backbone:
     digest: str
     trunk_digest: str
     trunk: nn.Module
-    pooling: dict[str, torch.Tensor]
-    heads: int
-    grid: int
+    pooling: Pooling
+    state: dict[str, torch.Tensor]
+    prefix: str
+    tokens: int
     width: int
     embed_dim: int
     logit_scale: float
     preprocessing: Preprocessing
     text: nn.Module = field(repr=False)
     context_length: int
+
+    @torch.no_grad()
+    def pool(self, maps: torch.Tensor) -> torch.Tensor:
+        """Pool dense maps with the original pooling: [N, L, C] -> [N, D] float32, not normalised.
+
+        `pool(trunk(images))` is what open_clip's `encode_image` returns.
+        """
+        stacked = {name: tensor.unsqueeze(0) for name, tensor in self.state.items()}
+        return self.pooling.pool(self.pooling.prepare(maps), stacked)[0]
 
     @torch.no_grad()
     def classifier(self, classes: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
@@ -215,6 +199,7 @@ def load_backbone(
     if spec.model_config is not None:
         _register_config(spec, resolve_path(spec.model_config))
     config = _model_config(spec)
+    _check_family(config, spec)
     tag, file = _weights(spec)
     quick_gelu = bool(config.get("quick_gelu", False)) or (
         tag is not None and bool(open_clip.get_pretrained_cfg(spec.model, tag).get("quick_gelu"))
@@ -222,39 +207,29 @@ def load_backbone(
     config["quick_gelu"] = quick_gelu
     model = _create(spec, tag if file is None else str(file), quick_gelu)
 
-    visual = model.visual
-    pooling = visual.attnpool
-    preprocessing = Preprocessing.from_open_clip(visual.preprocess_cfg)
-    grid = _grid(preprocessing.size)
-    if pooling.positional_embedding.shape[0] != grid * grid + 1:
-        raise InputError(
-            f"The model {spec.model!r} has an image_size of {preprocessing.size}, from which "
-            f"its trunk makes {grid}x{grid} tokens, but its pooling expects "
-            f"{pooling.positional_embedding.shape[0] - 1}: choose a multiple of {STRIDE}."
-        )
     weights = _float_tensors(model, spec)
+    cut, preprocessing = _cut(model.visual, spec)
     trunk_weights = {
         name: tensor
         for name, tensor in weights.items()
-        if name.startswith("visual.") and not name.startswith("visual.attnpool.")
+        if name.startswith("visual.") and not name.startswith(cut.prefix)
     }
-    vision = config["vision_cfg"]
-    trunk_config = {"layers": list(vision["layers"]), "width": vision["width"]}
     return Backbone(
         spec=spec,
         digest=_digest(weights, config),
-        trunk_digest=_digest(trunk_weights, trunk_config),
-        trunk=Trunk(visual).to(device) if "trunk" in parts else AbsentPart("trunk"),
-        pooling={
-            name: parameter.detach().to(device, torch.float32, copy=True).contiguous()
-            for name, parameter in pooling.named_parameters()
+        trunk_digest=_digest(trunk_weights, cut.identity),
+        trunk=cut.trunk.to(device) if "trunk" in parts else AbsentPart("trunk"),
+        pooling=cut.pooling,
+        state={
+            name: tensor.to(device, torch.float32, copy=True).contiguous()
+            for name, tensor in cut.state.items()
         }
         if "pooling" in parts
         else {},
-        heads=pooling.num_heads,
-        grid=grid,
-        width=pooling.positional_embedding.shape[1],
-        embed_dim=pooling.c_proj.out_features,
+        prefix=cut.prefix,
+        tokens=cut.tokens,
+        width=cut.width,
+        embed_dim=cut.embed_dim,
         logit_scale=float(model.logit_scale.detach().double().exp()),
         preprocessing=preprocessing,
         text=TextTower(model).to(device) if "text" in parts else AbsentPart("text"),
@@ -316,14 +291,50 @@ def _model_config(spec: BackboneSpec) -> dict[str, Any]:
             f"{open_clip.__version__} does not have: correct backbone.model, or define it with "
             f"backbone.model_config=<file>.json.{nearest(spec.model, known)}"
         )
-    config = open_clip.get_model_config(spec.model)
-    if not _is_modified_resnet(config):
-        resnets = [name for name in known if _is_modified_resnet(open_clip.get_model_config(name))]
+    return open_clip.get_model_config(spec.model)
+
+
+def _family(visual: nn.Module, spec: BackboneSpec) -> type[Pooling]:
+    """Return the family of a tower, with weights or without.
+
+    Raises:
+        InputError: no family knows it.
+    """
+    family = find_pooling(visual, spec.pooling)
+    if family is None:
+        resnets = [
+            name
+            for name in open_clip.list_models()
+            if _is_modified_resnet(open_clip.get_model_config(name))
+        ]
         raise InputError(
             f"Backbone {spec.name!r} uses the model {spec.model!r}, which is not a ModifiedResNet "
             f"and so has no attention pooling to tune: use one of {', '.join(resnets)}."
         )
-    return config
+    return family
+
+
+def _check_family(config: Mapping[str, Any], spec: BackboneSpec) -> None:
+    """Refuse a model that no family knows before its weights are downloaded or read."""
+    try:
+        with _quiet(), torch.device("meta"):
+            tower = _build_vision_tower(config["embed_dim"], dict(config["vision_cfg"]), False)
+    # A configuration that cannot be built is explained when the whole model is.
+    except Exception:
+        return
+    _family(tower, spec)
+
+
+def _cut(visual: Any, spec: BackboneSpec) -> tuple[Cut, Preprocessing]:
+    """Cut the image tower by its family, and say how images are made into its input."""
+    preprocessing = Preprocessing.from_open_clip(visual.preprocess_cfg)
+    family = _family(visual, spec)
+    try:
+        return family.cut(visual, preprocessing.size), preprocessing
+    except ValueError as error:
+        raise InputError(
+            f"The model {spec.model!r} of backbone {spec.name!r} cannot be cut: {error}."
+        ) from error
 
 
 def _is_modified_resnet(config: Mapping[str, Any]) -> bool:
@@ -403,11 +414,6 @@ def _why_not(spec: BackboneSpec, pretrained: str | None, error: Exception) -> st
         f"{f' and {more} more differences' if more > 0 else ''}; choose the model that the "
         "weights were trained as."
     )
-
-
-def _grid(image_size: int) -> int:
-    """Return the side of the map: one strided convolution, then four halvings."""
-    return (image_size + 1) // 2 // (STRIDE // 2)
 
 
 def _float_tensors(model: nn.Module, spec: BackboneSpec) -> dict[str, torch.Tensor]:

@@ -146,7 +146,7 @@ def open_store(backbone: Backbone, root: Path, precision: str) -> FeatureStore:
         precision=precision,
         augmentation=AUGMENTATION,
     )
-    return FeatureStore(root, key, tokens=backbone.grid**2, width=backbone.width)
+    return FeatureStore(root, key, tokens=backbone.tokens, width=backbone.width)
 
 
 def extract(

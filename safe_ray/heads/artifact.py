@@ -20,7 +20,7 @@ from torch import Tensor
 
 from safe_ray.errors import InputError
 from safe_ray.files import sha256_hex, write_atomically
-from safe_ray.heads.bank import POOLING_PARAMETERS
+from safe_ray.poolings.base import HeadState
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "head.safetensors"
@@ -59,32 +59,29 @@ HOW_TO_LOAD = (
 """A head in plain open_clip, line by line, as every card carries it."""
 
 
-def save_head(folder: Path, state: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
+def save_head(folder: Path, state: HeadState, card: Mapping[str, Any]) -> None:
     """Write a head; a reader sees the whole head or none.
 
     Args:
         folder: where the two files go; it is created.
-        state: open_clip's names of the pooling's parameters with their tensors, of any floating
-            dtype and device: `positional_embedding [L + 1, C]`, `{q,k,v}_proj.weight [C, C]`,
-            `{q,k,v}_proj.bias [C]`, `c_proj.weight [D, C]`, `c_proj.bias [D]`.
+        state: the pooling's parameters by open_clip's own names, of any floating dtype and device.
         card: a value for each of `CARD_KEYS`, and anything else that JSON can hold. NaN and
             infinity, which it cannot, are written as null.
 
     Raises:
-        ValueError: a parameter or a key of the card is missing, or the shapes disagree.
+        ValueError: there is no parameter, or a key of the card is missing.
         InputError: the folder cannot be written.
     """
-    problem = _shape_problem({name: tuple(tensor.shape) for name, tensor in state.items()})
-    if problem:
-        raise ValueError(f"not the state of an attention pooling: {problem}")
+    if not state:
+        raise ValueError("a head without parameters cannot be saved")
     missing = [key for key in CARD_KEYS if key not in card]
     if missing:
         raise ValueError(f"the head's card lacks {', '.join(missing)}")
 
     weights = save(
         {
-            name: state[name].detach().to("cpu", torch.float32).contiguous()
-            for name in POOLING_PARAMETERS
+            name: tensor.detach().to("cpu", torch.float32).contiguous()
+            for name, tensor in state.items()
         },
         metadata={"format": "pt"},
     )
@@ -137,11 +134,11 @@ def load_head(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a head that `save_head` wrote.
 
     Returns:
-        The state, float32 on the CPU, for `model.visual.attnpool.load_state_dict`, and the card.
+        The state, float32 on the CPU, under open_clip's own names, and the card.
 
     Raises:
-        InputError: a file is missing or damaged, the two do not belong together, a parameter is
-            missing or has the wrong shape, or a newer version wrote the head.
+        InputError: a file is missing or damaged, the two do not belong together, or a newer
+            version wrote the head.
     """
     card = load_card(folder)
     file = folder / WEIGHTS_FILE
@@ -155,40 +152,12 @@ def load_head(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = load(content)
     except (SafetensorError, ValueError) as error:
         raise InputError(f"{file} is damaged ({error}): fetch the head again.") from error
-    problem = _shape_problem({name: tuple(tensor.shape) for name, tensor in state.items()})
-    if problem:
-        raise InputError(f"{file} is not the head of an attention pooling: {problem}.")
     if card["weights"].get("sha256") != sha256_hex(content):
         raise InputError(
             f"{file} is not the file that {folder / CARD_FILE} was written for (its SHA-256 "
             "differs): fetch both again."
         )
-    return {name: state[name].float() for name in POOLING_PARAMETERS}, card
-
-
-def _shape_problem(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Return what keeps these from being one attention pooling's parameters, or None."""
-    missing = [name for name in POOLING_PARAMETERS if name not in shapes]
-    if missing:
-        return f"it lacks {', '.join(missing)}"
-    unknown = sorted(set(shapes) - set(POOLING_PARAMETERS))
-    if unknown:
-        return f"it has {', '.join(unknown)}, which no attention pooling has"
-    position, projection = shapes["positional_embedding"], shapes["c_proj.weight"]
-    if len(position) != 2 or len(projection) != 2:
-        return f"positional_embedding has the shape {position}, c_proj.weight {projection}"
-    width, depth = position[1], projection[0]
-    expected: dict[str, tuple[int, ...]] = {
-        "c_proj.weight": (depth, width),
-        "c_proj.bias": (depth,),
-    }
-    for layer in ("q_proj", "k_proj", "v_proj"):
-        expected[f"{layer}.weight"] = (width, width)
-        expected[f"{layer}.bias"] = (width,)
-    for name, shape in expected.items():
-        if shapes[name] != shape:
-            return f"{name} has the shape {shapes[name]}, not {shape}"
-    return None
+    return {name: tensor.float() for name, tensor in state.items()}, card
 
 
 def _finite(value: Any) -> Any:

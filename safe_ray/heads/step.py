@@ -11,27 +11,24 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from safe_ray.heads.bank import Bank
-from safe_ray.heads.optimiser import BankOptimiser
-from safe_ray.heads.single import (
+from safe_ray.heads.gradients import (
     BLOCK_BYTES,
-    Room,
-    Weights,
+    Gradients,
     Workspace,
-    differentiate_head,
     layers_of,
-    pool_head,
     row_blocks,
     shape_block,
 )
+from safe_ray.heads.optimiser import BankOptimiser
 
 # Elements, so that every block begins with a cache line.
 _ALIGNMENT = 16
@@ -49,7 +46,7 @@ class Step(Protocol):
         """Update every candidate of the bank once.
 
         Args:
-            tokens: `[N, L + 1, C]`, the mean token first.
+            tokens: as the pooling's `prepare` returns them, for N samples.
             labels: `[N]` int64 class indices.
             weights: `[K, N]`, what each sample counts for each candidate (0 leaves it out).
             learning_rates: one a candidate.
@@ -94,6 +91,34 @@ def compile_module(module: nn.Module, backend: str = "inductor") -> nn.Module:
     return cast(nn.Module, torch.compile(module, backend=backend))
 
 
+class SingleHead(Protocol):
+    """A pooling of one head at a time, with its derivative written out.
+
+    What `weights` and `room` return is the pooling's own affair.
+    """
+
+    def weights(self, head: Mapping[str, Tensor]) -> Any:
+        """View a head's tensors as `pool` takes them; an update of the head shows in them."""
+        ...
+
+    def room(self, tokens: Tensor, workspace: Workspace) -> Any:
+        """Return the memory of a pass over tokens of this shape."""
+        ...
+
+    def pool(self, tokens: Tensor, weights: Any, room: Any) -> Tensor:
+        """Pool the tokens: `[N, D]`; what `differentiate` needs stays in the room."""
+        ...
+
+    def differentiate(
+        self, gradient: Tensor, weights: Any, room: Any, gradients: Gradients
+    ) -> None:
+        """Hand over the parameters' gradients, given the one of what `pool` returned.
+
+        A weight is not read again once its gradient has been asked for: it may be updated then.
+        """
+        ...
+
+
 class FusedStep:
     """The step candidate by candidate, without a graph.
 
@@ -101,17 +126,18 @@ class FusedStep:
         bank: the bank to train. Where its precision is `torch.bfloat16`, gradients are rounded as
             they are written; master weights, moments, and the loss stay float32.
         optimiser: of the same bank.
+        single: the bank's pooling of one head.
     """
 
-    def __init__(self, bank: Bank, optimiser: BankOptimiser) -> None:
-        self._bank = bank
+    def __init__(self, bank: Bank, optimiser: BankOptimiser, single: SingleHead) -> None:
+        self._single = single
         precision = self._precision = bank.precision or torch.float32
         self._heads = [bank.head(candidate) for candidate in range(len(bank))]
-        self._weights = [Weights.of(head, bank.num_heads) for head in self._heads]
+        self._weights = [single.weights(head) for head in self._heads]
         self._loss = CrossEntropy(bank.classifier, bank.logit_scale)
         threads = min(torch.get_num_threads(), len(bank))
         self.side_by_side = threads > 1
-        self._lanes = [_Lane(bank, optimiser, precision) for _ in range(threads)]
+        self._lanes = [_Lane(bank, optimiser, single, precision) for _ in range(threads)]
         # The caller's thread is the first of them.
         self._others = single_threaded_workers(threads - 1) if self.side_by_side else None
 
@@ -150,12 +176,13 @@ class FusedStep:
         if half:
             head = self._heads[candidate]
             rounded = {name: tensor.to(self._precision) for name, tensor in head.items()}
-            weights = Weights.of(rounded, self._bank.num_heads)
+            weights = self._single.weights(rounded)
         room = lane.room(tokens)
-        pooled = pool_head(tokens, weights, room)
+        pooled = self._single.pool(tokens, weights, room)
         loss, gradient = self._loss(pooled.float() if half else pooled, targets)
         lane.begin(candidate, lr)
-        differentiate_head(gradient.to(self._precision) if half else gradient, weights, room, lane)
+        rounded_gradient = gradient.to(self._precision) if half else gradient
+        self._single.differentiate(rounded_gradient, weights, room, lane)
         lane.finish()
         return loss
 
@@ -295,24 +322,26 @@ class _Lane:
     once. A few blocks are gathered before they are turned into updates.
     """
 
-    def __init__(self, bank: Bank, optimiser: BankOptimiser, precision: torch.dtype) -> None:
+    def __init__(
+        self, bank: Bank, optimiser: BankOptimiser, single: SingleHead, precision: torch.dtype
+    ) -> None:
         self.layers = layers_of(optimiser.names)
         self._optimiser = optimiser
-        self._num_heads = bank.num_heads
+        self._single = single
         self._wanted = {n: t for n, t in bank.head(0).items() if n in optimiser.names}
         self._precision = precision
         self._workspace = Workspace()
-        self._rooms: dict[int, Room] = {}
+        self._rooms: dict[int, Any] = {}
         self._layout: dict[str, list[_Block]] = {}
         self._used = 0
         self._candidate, self._lr = 0, 0.0
         self._written: list[tuple[str, slice, Tensor]] = []
 
-    def room(self, tokens: Tensor) -> Room:
+    def room(self, tokens: Tensor) -> Any:
         """Return the memory of a pass over these tokens."""
         room = self._rooms.get(len(tokens))
         if room is None:
-            room = self._rooms[len(tokens)] = Room(tokens, self._num_heads, self._workspace)
+            room = self._rooms[len(tokens)] = self._single.room(tokens, self._workspace)
         return room
 
     def begin(self, candidate: int, lr: float) -> None:
@@ -320,7 +349,7 @@ class _Lane:
         self._candidate, self._lr = candidate, lr
 
     def blocks(self, name: str, unit: int = 0) -> Iterator[tuple[slice, Tensor]]:
-        """See `safe_ray.heads.single.Gradients`."""
+        """See `safe_ray.heads.gradients.Gradients`."""
         if name not in self._wanted:
             return
         if name not in self._layout:

@@ -31,8 +31,9 @@ from safe_ray.features.inventory import (
     take_inventory,
 )
 from safe_ray.files import digest_json, replacing
-from safe_ray.heads.bank import select_parameters
 from safe_ray.heads.blending import alpha_grid
+from safe_ray.poolings import to_json
+from safe_ray.poolings.base import select_parameters
 from safe_ray.progress import Progress, Reporter
 from safe_ray.search.frozen import MANIFESTS, freeze
 from safe_ray.search.shares import unlike_shares
@@ -345,7 +346,7 @@ def write_tasks(
     """Write what the workers need into the sweep's folder, and return it by task id."""
     folder = config.outputs
     with replacing(folder / POOLING) as temporary:
-        save_file({k: v.contiguous() for k, v in backbone.pooling.items()}, temporary)
+        save_file({k: v.contiguous() for k, v in backbone.state.items()}, temporary)
     store = open_store(backbone, config.features.store, precision)
     space = search_space(config)
     low, high = space.alpha_bounds
@@ -364,7 +365,7 @@ def write_tasks(
             store_key=store.key.as_json(),
             tokens=store.tokens,
             width=store.width,
-            num_heads=backbone.heads,
+            pooling=to_json(backbone.pooling),
             logit_scale=backbone.logit_scale,
             views=config.features.views,
             support=tuple(checked.support.samples),
@@ -379,7 +380,9 @@ def write_tasks(
             alpha_high=high,
             batch_size=config.training.batch_size,
             warmup=config.training.warmup,
-            trained=select_parameters(config.training.parameters),
+            trained=select_parameters(
+                backbone.pooling, config.training.parameters, tuple(backbone.state)
+            ),
             training_seed=task_seed(config.search.seed, task.id),
             card=_card(config, backbone, manifest, checked.episode),
             pin=choose_pin(

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 # Weights, gradients and two AdamW moments, in float32; and once more while a bank is restacked.
 _BYTES_PER_PARAMETER = 4 * 5
-# Intermediates of [batch, heads, C] that one candidate keeps between forward and backward.
-_INTERMEDIATES = 8
 # The first bank is quasi-random; at least as many as this follow it, so that TPE has its say.
 _LATER_BANKS = 3
 
@@ -17,38 +15,28 @@ class BankFootprint:
     """What a bank needs of a device's memory.
 
     Attributes:
-        tokens: tokens of a dense map (L).
-        width: channels of a dense map (C).
-        embed_dim: dimensions of the pooled features (D).
-        num_heads: attention heads of the pooling.
-        batch_size: support samples a step.
+        parameters: numbers in one head.
+        activation_bytes: what one head keeps between a step's forward and backward pass.
         members: members of the bank for each candidate: 1, and 1 more a fold.
         maps: dense maps of the largest task that a worker keeps on the device.
+        map_bytes: bytes of one dense map.
     """
 
-    tokens: int
-    width: int
-    embed_dim: int
-    num_heads: int
-    batch_size: int
+    parameters: int
+    activation_bytes: int
     members: int
     maps: int
+    map_bytes: int
 
     @property
     def maps_bytes(self) -> int:
         """Bytes of the support maps, which the candidates share."""
-        return 2 * self.maps * self.tokens * self.width
+        return self.maps * self.map_bytes
 
     @property
     def candidate_bytes(self) -> int:
         """Bytes that one more candidate takes."""
-        parameters = (
-            (self.tokens + 1) * self.width
-            + 3 * self.width * (self.width + 1)
-            + self.embed_dim * (self.width + 1)
-        )
-        activations = 4 * _INTERMEDIATES * self.batch_size * self.num_heads * self.width
-        return self.members * (_BYTES_PER_PARAMETER * parameters + activations)
+        return self.members * (_BYTES_PER_PARAMETER * self.parameters + self.activation_bytes)
 
 
 def automatic_bank_size(candidates: int, footprint: BankFootprint, memory: int) -> int:

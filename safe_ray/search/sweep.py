@@ -307,13 +307,13 @@ def _bank_size(
     crossed = any(task.mode == "cross" for task in facts.values())
     folds = search.folds if crossed else 0
     footprint = BankFootprint(
-        tokens=backbone.grid**2,
-        width=backbone.width,
-        embed_dim=backbone.embed_dim,
-        num_heads=backbone.heads,
-        batch_size=config.training.batch_size,
+        parameters=sum(tensor.numel() for tensor in backbone.state.values()),
+        activation_bytes=backbone.pooling.activation_bytes(
+            backbone.state, config.training.batch_size
+        ),
         members=1 + folds,
         maps=max(task.maps_in_memory for task in facts.values()),
+        map_bytes=2 * backbone.tokens * backbone.width,
     )
     return _decided(
         config,

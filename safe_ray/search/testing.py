@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from safe_ray.heads.artifact import load_head
-from safe_ray.heads.bank import HeadState
 from safe_ray.heads.blending import blend_logits
+from safe_ray.poolings.base import HeadState, Pooling
 from safe_ray.training.evaluation import pool_with_heads
 from safe_ray.training.job import CLASSIFIER, TaskFacts, load_pooling
 
@@ -102,7 +102,7 @@ def count_correct(
                 heads,
                 alphas,
                 original,
-                facts.num_heads,
+                facts.pool(),
                 maps,
                 target,
                 classifier,
@@ -121,7 +121,7 @@ def count_hits(
     heads: Sequence[HeadState],
     alphas: Sequence[float],
     original: HeadState,
-    num_heads: int,
+    pooling: Pooling,
     maps: Tensor,
     labels: Tensor,
     classifier: Tensor,
@@ -133,7 +133,7 @@ def count_hits(
         heads: K tuned heads.
         alphas: the chosen blend of each.
         original: the original pooling.
-        num_heads: attention heads of the pooling.
+        pooling: what the heads are states of.
         maps: `[N, L, C]` dense maps.
         labels: `[N]` int64 class indices.
         classifier: `[classes, D]`, normalised rows.
@@ -144,8 +144,8 @@ def count_hits(
     """
     device = classifier.device
     labels = labels.to(device)
-    base = pool_with_heads([original], num_heads, maps, device)[0]
-    tuned = pool_with_heads(heads, num_heads, maps, device)
+    base = pool_with_heads([original], pooling, maps, device)[0]
+    tuned = pool_with_heads(heads, pooling, maps, device)
     hits = torch.stack(
         [
             blend_logits(features, base, classifier, logit_scale, blend).argmax(-1) == labels

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from safe_ray.files import replacing
-from safe_ray.heads.bank import POOLING_PARAMETERS
 from safe_ray.heads.optimiser import Moments
 from safe_ray.training.loop import MemberState, TrainingState
 
@@ -70,18 +69,16 @@ def unpack(tensors: Mapping[str, Tensor], text: str) -> TrainingState:
     about = json.loads(text)
     members = []
     for index, facts in enumerate(about["members"]):
-        head = {name: tensors[f"{index}.head.{name}"] for name in POOLING_PARAMETERS}
+        head = _under(tensors, f"{index}.head.")
         moments = None
         if facts["updates"] is not None:
-            first, second = (
-                {
-                    name: tensors[f"{index}.{kind}.{name}"]
-                    for name in POOLING_PARAMETERS
-                    if f"{index}.{kind}.{name}" in tensors
-                }
-                for kind in ("first", "second")
-            )
+            first, second = (_under(tensors, f"{index}.{kind}.") for kind in ("first", "second"))
             moments = Moments(first, second, facts["updates"])
         losses = [float("nan") if loss is None else loss for loss in facts["losses"]]
         members.append(MemberState(head, moments, losses, facts["failed"]))
     return TrainingState(about["epoch"], members)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with the prefix, without it."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

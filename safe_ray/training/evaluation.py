@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from safe_ray.heads.bank import POOLING_PARAMETERS, HeadState, with_mean_token
 from safe_ray.heads.blending import AlphaRowSums, sum_alpha_row
-from safe_ray.heads.single import Room, Weights, Workspace, pool_head
+from safe_ray.poolings.base import HeadState, Pooling
 
 # More maps at once than this leave a CPU's caches; fewer read the weights too often.
 _MAPS_AT_ONCE = 64
@@ -19,34 +18,30 @@ _HEADS_AT_ONCE = 8
 
 @torch.no_grad()
 def pool_with_heads(
-    heads: Sequence[HeadState], num_heads: int, maps: Tensor, device: torch.device
+    heads: Sequence[HeadState], pooling: Pooling, maps: Tensor, device: torch.device
 ) -> Tensor:
     """Pool every map with every head.
 
     Args:
-        heads: K states with open_clip's parameter names, on any device.
-        num_heads: attention heads of the pooling.
+        heads: K states with the tower's parameter names, on any device.
+        pooling: what they are states of.
         maps: `[N, L, C]` dense maps of view 0, on any device and in any floating-point type.
         device: where to compute.
 
     Returns:
         `[K, N, D]` float32 features on `device`, as the pooling returns them.
     """
-    workspace = Workspace()
     pooled = []
     for first in range(0, len(heads), _HEADS_AT_ONCE):
-        group = [
-            Weights.of(
-                {name: head[name].to(device, torch.float32) for name in POOLING_PARAMETERS},
-                num_heads,
-            )
-            for head in heads[first : first + _HEADS_AT_ONCE]
+        group = heads[first : first + _HEADS_AT_ONCE]
+        state = {
+            name: torch.stack([head[name].to(device, torch.float32) for head in group])
+            for name in group[0]
+        }
+        parts = [
+            pooling.pool(pooling.prepare(part.to(device)), state)
+            for part in maps.split(_MAPS_AT_ONCE)
         ]
-        parts = []
-        for part in maps.split(_MAPS_AT_ONCE):
-            tokens = with_mean_token(part.to(device))
-            room = Room(tokens, num_heads, workspace)
-            parts.append(torch.stack([pool_head(tokens, weights, room) for weights in group]))
         pooled.append(torch.cat(parts, dim=1))
     return torch.cat(pooled)
 
@@ -54,7 +49,7 @@ def pool_with_heads(
 def evaluate_alpha_rows(
     heads: Sequence[HeadState],
     original: HeadState,
-    num_heads: int,
+    pooling: Pooling,
     maps: Tensor,
     labels: Tensor,
     classifier: Tensor,
@@ -66,6 +61,6 @@ def evaluate_alpha_rows(
     The computation runs on the classifier's device.
     """
     device = classifier.device
-    tuned = pool_with_heads(heads, num_heads, maps, device)
-    base = pool_with_heads([original], num_heads, maps, device)[0]
+    tuned = pool_with_heads(heads, pooling, maps, device)
+    base = pool_with_heads([original], pooling, maps, device)[0]
     return sum_alpha_row(tuned, base, classifier, labels.to(device), logit_scale, alphas)

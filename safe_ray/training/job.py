@@ -27,9 +27,10 @@ from safe_ray.errors import InputError
 from safe_ray.features.store import FeatureStore, StoreKey
 from safe_ray.files import digest_json, read_record, replacing, write_record
 from safe_ray.heads.artifact import save_head
-from safe_ray.heads.bank import HeadState
 from safe_ray.heads.blending import AlphaRowSums
 from safe_ray.heads.selection import best_point
+from safe_ray.poolings import Pooling, from_json
+from safe_ray.poolings.base import HeadState
 from safe_ray.specs import AlphaRow, HyperParameters, Metric, Task
 from safe_ray.training.checkpoint import load_state, save_state
 from safe_ray.training.evaluation import evaluate_alpha_rows
@@ -65,7 +66,7 @@ class TaskFacts:
         store_key: the fields of the `StoreKey`.
         tokens: tokens of a dense map (L).
         width: channels of a dense map (C).
-        num_heads: attention heads of the pooling.
+        pooling: the pooling, as `safe_ray.poolings.to_json` describes it.
         logit_scale: the model's, already exponentiated.
         views: augmented views of each support sample; training draws from these and view 0.
         support: sample digests of the support set, in the episode's order.
@@ -95,7 +96,7 @@ class TaskFacts:
     store_key: Mapping[str, Any]
     tokens: int
     width: int
-    num_heads: int
+    pooling: Mapping[str, Any]
     logit_scale: float
     views: int
     support: tuple[str, ...]
@@ -154,6 +155,10 @@ class TaskFacts:
             for name, value in facts.items()
         }
         return TaskFacts(**values)
+
+    def pool(self) -> Pooling:
+        """Return the pooling that every head of the task is a state of."""
+        return from_json(self.pooling)
 
     def store(self) -> FeatureStore:
         """Open the feature store that holds the task's dense maps."""
@@ -368,7 +373,7 @@ def run_bank(
         found.state or begin(original, len(members)),
         shard,
         classifier,
-        facts.num_heads,
+        facts.pool(),
         facts.logit_scale,
         LoopOptions(
             facts.batch_size,
@@ -472,7 +477,7 @@ def _validate(
             sums = evaluate_alpha_rows(
                 group,
                 original,
-                facts.num_heads,
+                facts.pool(),
                 torch.from_numpy(store.read(samples[part], (0,)))[:, 0],
                 labels[part],
                 classifier,

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from safe_ray.files import sha256_hex
-from safe_ray.heads.bank import Bank, HeadState, with_mean_token
+from safe_ray.heads.bank import Bank
 from safe_ray.heads.optimiser import BankOptimiser, Moments, Schedule
-from safe_ray.heads.step import AutogradStep, FusedStep, Step, between_steps, compile_module
+from safe_ray.heads.step import AutogradStep, Step, between_steps, compile_module
+from safe_ray.poolings.base import HeadState, Pooling
 from safe_ray.training.maps import MapSource
 
 
@@ -49,7 +50,7 @@ class LoopOptions:
         batch_size: support samples a step, over all workers.
         warmup: share of a member's steps with a rising learning rate, 0 to 1.
         seed: draws the order and the view of every sample in every epoch.
-        trained: parameter names (see `safe_ray.heads.bank.select_parameters`).
+        trained: parameter names (see `safe_ray.poolings.base.select_parameters`).
         precision: the pooling's arithmetic in a step (see `safe_ray.heads.bank.Bank`).
         compiled: whether torch compiles the step that goes through autograd.
     """
@@ -178,7 +179,7 @@ def train_bank(
     state: TrainingState,
     shard: SupportShard,
     classifier: Tensor,
-    num_heads: int,
+    pooling: Pooling,
     logit_scale: float,
     options: LoopOptions,
     parallel: Parallel | None = None,
@@ -193,7 +194,7 @@ def train_bank(
         state: where to begin (`begin`) or to go on from (a checkpoint).
         shard: this worker's support samples.
         classifier: `[classes, D]` normalised text embeddings, on the same device.
-        num_heads: attention heads of the pooling.
+        pooling: what the heads are states of.
         logit_scale: the model's, already exponentiated.
         options: what all members share.
         parallel: how to run on several workers; None for one process.
@@ -221,7 +222,7 @@ def train_bank(
     ]
     last_checkpoint = time.monotonic()
 
-    running = _Running.start(members, state, classifier, num_heads, logit_scale, options, parallel)
+    running = _Running.start(members, state, classifier, pooling, logit_scale, options, parallel)
     while running.active:
         epoch = state.epoch
         active = running.active
@@ -256,7 +257,7 @@ def train_bank(
                 on_checkpoint(state)
         if still != active:
             running = _Running.start(
-                members, state, classifier, num_heads, logit_scale, options, parallel
+                members, state, classifier, pooling, logit_scale, options, parallel
             )
     return state
 
@@ -322,7 +323,7 @@ def _train_epoch(
             counted = include[:, batch.positions]
             scale = world_size / counted.sum(dim=1, keepdim=True).clamp_min(1.0)
             loss = running.step(
-                with_mean_token(batch_maps),
+                running.bank.pooling.prepare(batch_maps),
                 shard.labels[batch.rows.to(device)],
                 (include[:, batch.own] * scale).to(device),
                 [schedule.at(step) for schedule in schedules],
@@ -351,7 +352,7 @@ class _Running:
         members: Sequence[Member],
         state: TrainingState,
         classifier: Tensor,
-        num_heads: int,
+        pooling: Pooling,
         logit_scale: float,
         options: LoopOptions,
         parallel: Parallel,
@@ -362,7 +363,7 @@ class _Running:
             if _unfinished(member, state.members[index], state.epoch)
         ]
         heads = [state.members[index].head for index in active or range(1)]
-        bank = Bank(heads, num_heads, options.trained, classifier, logit_scale, options.precision)
+        bank = Bank(heads, pooling, options.trained, classifier, logit_scale, options.precision)
         saved = [state.members[index].moments for index in active]
         known = [moments for moments in saved if moments is not None]
         if known and len(known) != len(saved):
@@ -372,10 +373,8 @@ class _Running:
             [members[index].weight_decay for index in active] or [0.0],
             known or None,
         )
-        step: Step
-        if parallel.world_size == 1 and classifier.device.type == "cpu":
-            step = FusedStep(bank, optimiser)
-        else:
+        step = pooling.step(bank, optimiser) if parallel.world_size == 1 else None
+        if step is None:
             module = parallel.wrap(bank) if active else bank
             step = AutogradStep(compile_module(module) if options.compiled else module, optimiser)
         return _Running(active, bank, optimiser, step)

@@ -13,8 +13,8 @@ import torch
 from open_clip.pretrained import _PRETRAINED
 
 from safe_ray.backbones.openclip import load_backbone
-from safe_ray.backbones.pooling import POOLING_PARAMETERS, attention_pool
 from safe_ray.errors import InputError
+from safe_ray.poolings.modified_resnet import AttentionPool
 from safe_ray.specs import BackboneSpec
 from tests.backbones.models import (
     SMALL_TEXT,
@@ -25,6 +25,7 @@ from tests.backbones.models import (
     small_spec,
     write_config,
 )
+from tests.heads.test_bank import NAMES
 
 
 def relative_error(found, expected):
@@ -42,15 +43,15 @@ def test_trunk_and_pooling_of_an_rn50_equal_encode_image_in_float64(tmp_path):
     file = save_model(model, tmp_path / "rn50.safetensors")
     backbone = load_backbone(dataclasses.replace(spec, pretrained=str(file)))
     file.unlink()
-    assert (backbone.grid, backbone.width, backbone.heads) == (7, 2048, 32)
+    assert (backbone.tokens, backbone.width, backbone.pooling) == (49, 2048, AttentionPool(32))
     assert backbone.embed_dim == 1024
     assert backbone.preprocessing.size == 224
 
     images = torch.randn(2, 3, 224, 224, dtype=torch.float64)
     tokens = backbone.trunk.double()(images)
     assert tokens.shape == (2, 49, 2048)
-    weights = {name: tensor.double() for name, tensor in backbone.pooling.items()}
-    pooled = attention_pool(tokens, weights, backbone.heads)
+    state = {name: tensor.double() for name, tensor in backbone.state.items()}
+    pooled = dataclasses.replace(backbone, state=state).pool(tokens)
     assert relative_error(pooled, model.double().encode_image(images)) < 1e-10
 
 
@@ -76,13 +77,13 @@ def test_every_modified_resnet_of_open_clip_equals_its_encode_image(name):
     images = torch.randn(1, 3, backbone.preprocessing.size, backbone.preprocessing.size)
     enliven(backbone.trunk)
     tokens = backbone.trunk(images)
-    assert tokens.shape == (1, backbone.grid**2, backbone.width)
-    pooled = attention_pool(tokens, backbone.pooling, backbone.heads)
+    assert tokens.shape == (1, backbone.tokens, backbone.width)
+    pooled = backbone.pool(tokens)
 
     # The same tensors in a whole open_clip model: the largest would not fit twice everywhere.
     with torch.device("meta"):
         model = open_clip.create_model(name, device="meta").eval()
-    pooling = {f"attnpool.{key}": tensor for key, tensor in backbone.pooling.items()}
+    pooling = {f"attnpool.{key}": tensor for key, tensor in backbone.state.items()}
     state = {**backbone.trunk.visual.state_dict(), **pooling}
     model.visual.load_state_dict(state, assign=True)
     assert relative_error(pooled, model.encode_image(images)) < 1e-4
@@ -126,9 +127,9 @@ def test_the_trunk_may_be_cast(tmp_path):
 def test_the_pooling_loads_into_plain_open_clip(tmp_path):
     spec = small_spec(tmp_path)
     backbone = load_backbone(spec)
-    assert set(backbone.pooling) == set(POOLING_PARAMETERS)
-    assert all(tensor.dtype == torch.float32 for tensor in backbone.pooling.values())
-    lively_model(spec).visual.attnpool.load_state_dict(backbone.pooling)
+    assert set(backbone.state) == set(NAMES)
+    assert all(tensor.dtype == torch.float32 for tensor in backbone.state.values())
+    lively_model(spec).visual.attnpool.load_state_dict(backbone.state)
 
 
 def test_the_logit_scale_is_exponentiated(tmp_path):
@@ -260,13 +261,13 @@ def test_parts_that_are_not_asked_for_are_left_out_but_the_digests_stay(tmp_path
     spec = small_spec(tmp_path)
     whole, some = load_backbone(spec), load_backbone(spec, parts=parts)
     assert (some.digest, some.trunk_digest) == (whole.digest, whole.trunk_digest)
-    assert (some.grid, some.heads, some.preprocessing) == (
-        whole.grid,
-        whole.heads,
+    assert (some.tokens, some.pooling, some.preprocessing) == (
+        whole.tokens,
+        whole.pooling,
         whole.preprocessing,
     )
     images = torch.randn(1, 3, 64, 64)
-    assert bool(some.pooling) == ("pooling" in parts)
+    assert bool(some.state) == ("pooling" in parts)
     if "trunk" in parts:
         assert torch.equal(some.trunk(images), whole.trunk(images))
     else:
@@ -330,7 +331,7 @@ def test_weights_trained_with_quick_gelu_get_it_under_a_plain_name(tagged):
     torch.testing.assert_close(found, expected)
 
     images = torch.randn(1, 3, 64, 64)
-    pooled = attention_pool(backbone.trunk(images), backbone.pooling, backbone.heads)
+    pooled = backbone.pool(backbone.trunk(images))
     torch.testing.assert_close(pooled, model.encode_image(images), rtol=1e-4, atol=1e-5)
 
 

@@ -136,13 +136,9 @@ def test_a_card_without_a_key_is_not_saved(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_state_that_is_no_attention_pooling_is_not_saved(
-    tmp_path: Path, state: dict[str, Tensor]
-) -> None:
-    with pytest.raises(ValueError, match=r"lacks k_proj\.bias"):
-        save_head(tmp_path, {k: v for k, v in state.items() if k != "k_proj.bias"}, card())
-    with pytest.raises(ValueError, match="which no attention pooling has"):
-        save_head(tmp_path, {**state, "ln.weight": torch.ones(3)}, card())
+def test_a_state_without_parameters_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="without parameters"):
+        save_head(tmp_path, {}, card())
 
 
 def test_no_head_is_told_from_a_damaged_one(tmp_path: Path, state: dict[str, Tensor]) -> None:
@@ -168,13 +164,6 @@ def test_weights_of_another_head_are_refused(tmp_path: Path, state: dict[str, Te
     (tmp_path / "b" / WEIGHTS_FILE).replace(tmp_path / "a" / WEIGHTS_FILE)
     with pytest.raises(InputError, match="SHA-256"):
         load_head(tmp_path / "a")
-
-
-def test_wrong_shapes_are_named(tmp_path: Path, state: dict[str, Tensor]) -> None:
-    save_head(tmp_path, state, card())
-    save_file({**state, "c_proj.bias": torch.zeros(3)}, tmp_path / WEIGHTS_FILE)
-    with pytest.raises(InputError, match=r"c_proj\.bias has the shape \(3,\), not \(64,\)"):
-        load_head(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,15 @@ from hypothesis import strategies as st
 from open_clip.modified_resnet import AttentionPool2d
 from torch import Tensor, nn
 
-from safe_ray.heads.bank import (
-    POOLING_PARAMETERS,
-    Bank,
-    pool_bank,
-    select_parameters,
-    tuned_logits,
-    with_mean_token,
-)
+from safe_ray.errors import InputError
+from safe_ray.heads.bank import Bank, tuned_logits
 from safe_ray.heads.optimiser import BankOptimiser
+from safe_ray.poolings.base import select_parameters
+from safe_ray.poolings.modified_resnet import AttentionPool, pool_bank, with_mean_token
 
 GRID, WIDTH, HEADS, DIM, CLASSES = 3, 128, 4, 48, 7
+POOL = AttentionPool(HEADS)
+NAMES = tuple(AttentionPool2d(2, 8, 2, 4).state_dict())
 
 
 def layer(seed: int, grid: int = GRID, width: int = WIDTH, heads: int = HEADS) -> AttentionPool2d:
@@ -63,10 +61,7 @@ def test_pooling_is_open_clips_in_float64(
 ) -> None:
     layers = [layer(seed, grid, 64, heads).double() for seed in range(candidates)]
     maps = torch.randn(samples, grid * grid, 64, dtype=torch.float64)
-    stacked = {
-        name: torch.stack([state_of(pooling)[name] for pooling in layers])
-        for name in POOLING_PARAMETERS
-    }
+    stacked = {name: torch.stack([state_of(pooling)[name] for pooling in layers]) for name in NAMES}
     tokens = torch.cat([maps.mean(1, keepdim=True), maps], dim=1)
 
     pooled = pool_bank(tokens, stacked, heads)
@@ -108,8 +103,8 @@ def test_fifty_steps_equal_open_clips_layer_with_torchs_adamw() -> None:
     layers = [layer(seed) for seed in range(3)]
     bank = Bank(
         [state_of(pooling) for pooling in layers],
-        HEADS,
-        select_parameters("all"),
+        POOL,
+        NAMES,
         classifier(),
         20.0,
     )
@@ -144,12 +139,12 @@ def test_fifty_steps_equal_open_clips_layer_with_torchs_adamw() -> None:
 def test_a_head_of_a_bank_trains_as_it_would_alone() -> None:
     rates, decays = [1e-4, 1e-3, 3e-4], [0.0, 0.1, 0.01]
     states = [state_of(layer(seed)) for seed in range(3)]
-    together = Bank(states, HEADS, select_parameters("all"), classifier(), 20.0)
+    together = Bank(states, POOL, NAMES, classifier(), 20.0)
     train(together, decays, rates, steps=20)
     for index in range(3):
-        alone = Bank([states[index]], HEADS, select_parameters("all"), classifier(), 20.0)
+        alone = Bank([states[index]], POOL, NAMES, classifier(), 20.0)
         train(alone, [decays[index]], [rates[index]], steps=20)
-        for name in POOLING_PARAMETERS:
+        for name in NAMES:
             assert torch.allclose(
                 together.head(index)[name], alone.head(0)[name], rtol=1e-3, atol=1e-5
             ), name
@@ -158,8 +153,8 @@ def test_a_head_of_a_bank_trains_as_it_would_alone() -> None:
 @pytest.mark.parametrize("groups", [["v_proj", "c_proj"], ["positional_embedding"], ["q_proj"]])
 def test_only_the_chosen_parameters_move(groups: list[str]) -> None:
     start = state_of(layer(0))
-    chosen = select_parameters(groups)
-    bank = Bank([start], HEADS, chosen, classifier(), 20.0)
+    chosen = select_parameters(POOL, groups, NAMES)
+    bank = Bank([start], POOL, chosen, classifier(), 20.0)
     train(bank, [0.1], [1e-3], steps=3)
     moved = {n for n, tensor in bank.head(0).items() if not torch.equal(tensor, start[n])}
     assert moved == set(chosen)
@@ -169,13 +164,13 @@ def test_a_diverged_head_leaves_its_neighbours_untouched() -> None:
     states = [state_of(layer(seed)) for seed in range(3)]
     poisoned = [dict(state) for state in states]
     poisoned[1]["q_proj.weight"] = torch.full_like(states[1]["q_proj.weight"], float("nan"))
-    sound = Bank(states, HEADS, select_parameters("all"), classifier(), 20.0)
-    sick = Bank(poisoned, HEADS, select_parameters("all"), classifier(), 20.0)
+    sound = Bank(states, POOL, NAMES, classifier(), 20.0)
+    sick = Bank(poisoned, POOL, NAMES, classifier(), 20.0)
     for bank in (sound, sick):
         train(bank, [0.01] * 3, [1e-3] * 3, steps=5)
     assert not sick.head(1)["c_proj.weight"].isfinite().all()
     for index in (0, 2):
-        for name in POOLING_PARAMETERS:
+        for name in NAMES:
             assert torch.equal(sick.head(index)[name], sound.head(index)[name])
 
 
@@ -186,7 +181,7 @@ def test_left_out_samples_have_no_influence() -> None:
     weights[:, 8:] = 0
     grads = []
     for tokens in (maps, torch.cat([maps[:8], torch.full_like(maps[8:], 1e3)])):
-        bank = Bank([start], HEADS, select_parameters("all"), classifier(), 20.0)
+        bank = Bank([start], POOL, NAMES, classifier(), 20.0)
         bank(with_mean_token(tokens), labels, weights).sum().backward()
         grads.append(bank.stacked("c_proj.weight").grad)
     assert torch.equal(*grads)
@@ -194,5 +189,5 @@ def test_left_out_samples_have_no_influence() -> None:
 
 @pytest.mark.parametrize("groups", [["qproj"], [], ["all"]])
 def test_unknown_parameter_groups_are_refused(groups: list[str]) -> None:
-    with pytest.raises(ValueError, match="not among"):
-        select_parameters(groups)
+    with pytest.raises(InputError, match="choose among positional_embedding"):
+        select_parameters(POOL, groups, NAMES)

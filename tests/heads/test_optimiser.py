@@ -7,9 +7,10 @@ import itertools
 import pytest
 import torch
 
-from safe_ray.heads.bank import Bank, select_parameters, with_mean_token
+from safe_ray.heads.bank import Bank
 from safe_ray.heads.optimiser import BankOptimiser, Schedule
-from tests.heads.test_bank import HEADS, classifier, layer, one_batch, state_of
+from safe_ray.poolings.modified_resnet import with_mean_token
+from tests.heads.test_bank import NAMES, POOL, classifier, layer, one_batch, state_of
 
 
 def test_the_schedule_warms_up_and_ends_at_zero() -> None:
@@ -32,7 +33,7 @@ def test_a_restored_optimiser_continues_to_the_bit() -> None:
             optimiser.step([1e-3, 1e-4])
 
     def fresh(states: list[dict[str, torch.Tensor]]) -> Bank:
-        return Bank(states, HEADS, select_parameters("all"), classifier(), 20.0)
+        return Bank(states, POOL, NAMES, classifier(), 20.0)
 
     whole = fresh([state_of(layer(seed)) for seed in range(2)])
     steps(whole, BankOptimiser(whole, [0.1, 0.0]), 8)
@@ -51,8 +52,8 @@ def test_a_restored_optimiser_continues_to_the_bit() -> None:
 def test_an_update_is_that_of_torchs_public_optimiser() -> None:
     """torch's fused update is called by its inner name, which may change: this says so first."""
     maps, labels = one_batch()
-    bank = Bank([state_of(layer(0))], HEADS, select_parameters("all"), classifier(), 20.0)
-    alone = Bank([state_of(layer(0))], HEADS, select_parameters("all"), classifier(), 20.0)
+    bank = Bank([state_of(layer(0))], POOL, NAMES, classifier(), 20.0)
+    alone = Bank([state_of(layer(0))], POOL, NAMES, classifier(), 20.0)
     optimiser = BankOptimiser(bank, [0.1])
     public = torch.optim.AdamW(alone.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
     weights = torch.full((1, 16), 1 / 16)

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safe_ray.poolings.modified_resnet import AttentionPool
 from safe_ray.search.sizing import BankFootprint, automatic_bank_size
 
+PARAMETERS = 50 * 2048 + 3 * (2048 * 2048 + 2048) + 1024 * 2048 + 1024
 RN50 = BankFootprint(
-    tokens=49, width=2048, embed_dim=1024, num_heads=32, batch_size=32, members=1, maps=9 * 1600
+    parameters=PARAMETERS,
+    activation_bytes=AttentionPool(32).activation_bytes(
+        {"positional_embedding": torch.empty(50, 2048)}, batch_size=32
+    ),
+    members=1,
+    maps=9 * 1600,
+    map_bytes=2 * 49 * 2048,
 )
 GIB = 2**30
 
@@ -25,9 +34,8 @@ def test_a_bank_fits_the_memory_and_leaves_three_banks_to_the_estimator(
 
 
 def test_an_rn50_head_needs_what_its_weights_say() -> None:
-    parameters = 50 * 2048 + 3 * (2048 * 2048 + 2048) + 1024 * 2048 + 1024
-    assert RN50.candidate_bytes > 16 * parameters  # weights, gradients and two moments
-    assert RN50.candidate_bytes < 64 * parameters
+    assert RN50.candidate_bytes > 16 * PARAMETERS  # weights, gradients and two moments
+    assert RN50.candidate_bytes < 64 * PARAMETERS
 
 
 def test_folds_are_members_of_the_bank_and_need_their_own_memory() -> None:

@@ -12,7 +12,7 @@ from safe_ray.heads.blending import blend_logits
 from safe_ray.search.testing import Winner, count_correct
 from safe_ray.training.evaluation import pool_with_heads
 from safe_ray.training.job import TaskFacts, load_pooling, run_bank
-from tests.heads.test_bank import CLASSES, HEADS, classifier
+from tests.heads.test_bank import CLASSES, POOL, classifier
 from tests.training.tasks import TASK, device, write_task
 
 
@@ -34,8 +34,8 @@ def test_counts_equal_the_explicit_blend(tmp_path: Path, rows_at_once: int) -> N
     )[TASK.id]
 
     maps = torch.from_numpy(facts.store().read(facts.validation, (0,)))[:, 0]
-    original = pool_with_heads([load_pooling(Path(job.sweep))], HEADS, maps, device())[0]
-    tuned = pool_with_heads([load_head(winner.folder)[0]], HEADS, maps, device())[0]
+    original = pool_with_heads([load_pooling(Path(job.sweep))], POOL, maps, device())[0]
+    tuned = pool_with_heads([load_head(winner.folder)[0]], POOL, maps, device())[0]
 
     def right(alpha: float) -> tuple[int, ...]:
         logits = blend_logits(tuned, original, classifier(), 20.0, alpha)

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from safe_ray.features.store import FeatureStore, StoreKey
-from safe_ray.heads.bank import select_parameters
 from safe_ray.heads.blending import alpha_grid
+from safe_ray.poolings import to_json
 from safe_ray.specs import HyperParameters, Task
 from safe_ray.training.job import POOLING, BankJob, TaskFacts
-from tests.heads.test_bank import CLASSES, GRID, HEADS, WIDTH, classifier, layer, state_of
+from tests.heads.test_bank import CLASSES, GRID, NAMES, POOL, WIDTH, classifier, layer, state_of
 
 TASK = Task("shapes", 3, 1)
 VIEWS = 2
@@ -44,7 +44,7 @@ def write_task(root: Path, **changes: Any) -> BankJob:
         store_key=key.as_json(),
         tokens=GRID * GRID,
         width=WIDTH,
-        num_heads=HEADS,
+        pooling=to_json(POOL),
         logit_scale=20.0,
         views=VIEWS,
         support=tuple(support),
@@ -59,7 +59,7 @@ def write_task(root: Path, **changes: Any) -> BankJob:
         alpha_high=1.0,
         batch_size=8,
         warmup=0.1,
-        trained=select_parameters("all"),
+        trained=NAMES,
         training_seed=5,
         card={
             "backbone": {"name": "tiny"},

@@ -28,7 +28,7 @@ from safe_ray.training.job import (
     run_bank,
 )
 from safe_ray.training.loop import TrainingState
-from tests.heads.test_bank import HEADS, classifier
+from tests.heads.test_bank import POOL, classifier
 from tests.training.tasks import CANDIDATES, device, write_task
 
 
@@ -56,13 +56,13 @@ def test_the_row_in_the_outcome_is_what_the_stored_head_gives(tmp_path: Path) ->
     run_bank(job, device())
     facts = TaskFacts.load(job.task_folder)
     maps = torch.from_numpy(facts.store().read(facts.validation, (0,)))[:, 0]
-    original = pool_with_heads([load_pooling(Path(job.sweep))], HEADS, maps, device())[0]
+    original = pool_with_heads([load_pooling(Path(job.sweep))], POOL, maps, device())[0]
     labels = torch.tensor(facts.validation_labels)
     outcome = BankOutcome.load(job.folder)
     assert outcome is not None
     for candidate in outcome.candidates:
         head, _ = load_head(job.folder / str(candidate.head))
-        tuned = pool_with_heads([head], HEADS, maps, device())[0]
+        tuned = pool_with_heads([head], POOL, maps, device())[0]
         assert candidate.row is not None
         for alpha, accuracy in zip(candidate.row.alphas, candidate.row.accuracy, strict=True):
             logits = blend_logits(tuned, original, classifier(), 20.0, alpha)

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safe_ray.heads.bank import POOLING_PARAMETERS, select_parameters
 from safe_ray.training.checkpoint import load_state, save_state
 from safe_ray.training.loop import (
     LoopOptions,
@@ -22,10 +21,10 @@ from safe_ray.training.loop import (
     train_bank,
 )
 from safe_ray.training.maps import ResidentMaps
-from tests.heads.test_bank import CLASSES, GRID, HEADS, WIDTH, classifier, layer, state_of
+from tests.heads.test_bank import CLASSES, GRID, NAMES, POOL, WIDTH, classifier, layer, state_of
 
 CPU = torch.device("cpu")
-OPTIONS = LoopOptions(batch_size=8, warmup=0.1, seed=3, trained=select_parameters("all"))
+OPTIONS = LoopOptions(batch_size=8, warmup=0.1, seed=3, trained=NAMES)
 
 
 def support(total: int = 21, views: int = 3) -> SupportShard:
@@ -45,7 +44,7 @@ def train(
         state or begin(state_of(layer(0)), len(members)),
         support(),
         classifier(),
-        HEADS,
+        POOL,
         20.0,
         OPTIONS,
         on_checkpoint=on_checkpoint,
@@ -70,7 +69,7 @@ def test_members_with_their_own_schedules_train_as_they_would_alone() -> None:
         alone = train([member]).members[0]
         assert len(alone.losses) == member.epochs
         assert together.members[index].losses == pytest.approx(alone.losses, rel=1e-4)
-        for name in POOLING_PARAMETERS:
+        for name in NAMES:
             assert torch.allclose(
                 together.members[index].head[name], alone.head[name], rtol=1e-3, atol=1e-5
             )
@@ -104,7 +103,7 @@ def test_a_member_that_leaves_samples_out_never_sees_them() -> None:
             begin(state_of(layer(0)), 1),
             SupportShard(ResidentMaps(maps, CPU), shard.labels, shard.positions, shard.total),
             classifier(),
-            HEADS,
+            POOL,
             20.0,
             OPTIONS,
         ).members[0]
@@ -136,7 +135,7 @@ def test_a_checkpoint_goes_on_to_the_bit(tmp_path: Path) -> None:
 
     for expected, member in zip(whole.members, final.members, strict=True):
         assert member.losses == expected.losses
-        for name in POOLING_PARAMETERS:
+        for name in NAMES:
             assert torch.equal(member.head[name], expected.head[name])
 
 

@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from safe_ray.features.store import FeatureStore, StoreKey
+from safe_ray.poolings import to_json
+from safe_ray.poolings.modified_resnet import AttentionPool
 from safe_ray.training.job import OUTCOME, POOLING, BankJob, BankOutcome, TaskFacts, run_bank
 from safe_ray.training.streaming import StreamedMaps
 from tests.training.tasks import CANDIDATES, VIEWS, device, write_task
@@ -114,7 +116,7 @@ def write_big_task(root: Path, like: BankJob) -> BankJob:
         store_key=key.as_json(),
         tokens=TOKENS,
         width=WIDTH,
-        num_heads=heads,
+        pooling=to_json(AttentionPool(heads)),
         views=SAMPLE_VIEWS - 1,
         support=tuple(support),
         support_labels=tuple(i % classes for i in range(SAMPLES)),

@@ -1,10 +1,10 @@
 """One head's pooling with its derivative written out, for the fewest passes over memory.
 
-It is the same function as `safe_ray.heads.bank.pool_bank` with one candidate. On a CPU the stacked
-form spends most of its time moving `[K, H, N, C]` intermediates; here one candidate is done at a
-time, each intermediate is written once, into memory that is used again, in a layout that the next
-matrix product takes as it is, and a gradient is handed over in blocks of rows that still lie in
-the cache. With N samples, H attention heads of d = C / H rows, T = L + 1 tokens, x = tokens +
+It is the same function as `modified_resnet.pool_bank` with one candidate. On a CPU the stacked form
+spends most of its time moving `[K, H, N, C]` intermediates; here one candidate is done at a time,
+each intermediate is written once, into memory that is used again, in a layout that the next matrix
+product takes as it is, and a gradient is handed over in blocks of rows that still lie in the cache.
+With N samples, H attention heads of d = C / H rows, T = L + 1 tokens, x = tokens +
 position, m = x[:, 0], and one product a line ("h" and "n" mark a product a head or a sample):
 
     forward                                       backward, from dO = the gradient of the output
@@ -27,87 +27,27 @@ side wait for Python's lock between them: views are therefore made once (`Weight
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from safe_ray.backbones.pooling import POOLING_PARAMETERS
+from safe_ray.heads.gradients import Gradients, Workspace, layers_of, shape_block
 
-# A block of gradients is still in the core's own cache when it is used (its weights and moments are
-# not), and is large enough for a product to run at full speed.
-BLOCK_BYTES = 2**20
-
-
-class Workspace:
-    """Memory for intermediates that is used again at every step, by name."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, Tensor] = {}
-
-    def take(
-        self, name: str, shape: tuple[int, ...], like: Tensor, start: int = 0, capacity: int = 0
-    ) -> Tensor:
-        """Return an uninitialised tensor of that shape; it is valid until `name` is taken again.
-
-        Args:
-            name: of the memory.
-            shape: of the tensor.
-            like: what has its dtype and device.
-            start: the first element in the memory, for several tensors in one.
-            capacity: how many elements the memory has at least.
-        """
-        end = start + math.prod(shape)
-        buffer = self._buffers.get(name)
-        if buffer is None or len(buffer) < end or buffer.dtype != like.dtype:
-            buffer = self._buffers[name] = like.new_empty(max(end, capacity))
-        return buffer[start:end].view(shape)
-
-
-class Gradients(Protocol):
-    """Where a backward pass puts the gradients of one head."""
-
-    layers: frozenset[str]
-    """The layers of which a gradient is wanted (`safe_ray.heads.bank.TRAINABLE_GROUPS`)."""
-
-    def blocks(self, name: str, unit: int = 0) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the rows of a parameter in blocks, each with the memory to write its gradient to.
-
-        A block counts as written when the next one is asked for. A parameter that is not wanted
-        has no blocks.
-
-        Args:
-            name: one of `POOLING_PARAMETERS`.
-            unit: rows that stay together: they get an axis of their own, and the slices count
-                them. 0 for none.
-        """
-        ...
-
-
-def layers_of(names: Iterable[str]) -> frozenset[str]:
-    """Return the layers that parameters belong to."""
-    return frozenset(name.split(".")[0] for name in names)
-
-
-def shape_block(tensor: Tensor, unit: int) -> Tensor:
-    """View a block of rows as `Gradients.blocks` yields it."""
-    return tensor.view(-1, unit, *tensor.shape[1:]) if unit else tensor
-
-
-def row_blocks(parameter: Tensor, unit: int) -> list[slice]:
-    """Cut the rows of a parameter into blocks, multiples of `unit`, of about `BLOCK_BYTES`.
-
-    A bias is one block.
-    """
-    rows = len(parameter)
-    if parameter.ndim == 1:
-        return [slice(0, rows)]
-    least = max(1, unit)
-    least_bytes = parameter.numel() * parameter.element_size() // rows * least
-    size = max(1, BLOCK_BYTES // least_bytes) * least
-    return [slice(start, min(rows, start + size)) for start in range(0, rows, size)]
+# The order in which `_PoolHeads` takes its tensors.
+_NAMES = (
+    "positional_embedding",
+    "q_proj.weight",
+    "q_proj.bias",
+    "k_proj.weight",
+    "k_proj.bias",
+    "v_proj.weight",
+    "v_proj.bias",
+    "c_proj.weight",
+    "c_proj.bias",
+)
 
 
 @dataclass(frozen=True)
@@ -144,7 +84,7 @@ class Weights:
 
     @classmethod
     def of(cls, head: Mapping[str, Tensor], num_heads: int) -> Weights:
-        """View a head's tensors: `POOLING_PARAMETERS` by name; the key bias has no part in it.
+        """View a head's tensors by `AttentionPool2d`'s names; the key bias has no part in it.
 
         Args:
             head: its tensors, of one dtype and device.
@@ -232,7 +172,7 @@ def pool_head(tokens: Tensor, weights: Weights, room: Room) -> Tensor:
     """Pool a batch of dense maps with one head; no graph is recorded.
 
     Args:
-        tokens: `[N, T, C]`, the mean token first (see `safe_ray.heads.bank.with_mean_token`).
+        tokens: `[N, T, C]`, the mean token first (see `modified_resnet.with_mean_token`).
         weights: of the tokens' dtype and device.
         room: for as many samples.
 
@@ -356,27 +296,27 @@ class _PoolHeads(torch.autograd.Function):
         rooms, ctx.rooms = ctx.rooms, None
         if rooms is None:
             raise RuntimeError("a bank's graph serves one backward pass: run the bank again")
-        stacked = dict(zip(POOLING_PARAMETERS, ctx.saved_tensors, strict=True))
-        needed = dict(zip(POOLING_PARAMETERS, ctx.needs_input_grad[2:], strict=True))
+        stacked = dict(zip(_NAMES, ctx.saved_tensors, strict=True))
+        needed = dict(zip(_NAMES, ctx.needs_input_grad[2:], strict=True))
         results = {
             # Only the key bias is never written: it cancels in the softmax.
             name: torch.zeros_like(stacked[name])
             if name == "k_proj.bias"
             else torch.empty_like(stacked[name])
-            for name in POOLING_PARAMETERS
+            for name in _NAMES
             if needed[name]
         }
         each = zip(gradients[0], _each(ctx.saved_tensors, ctx.num_heads), rooms, strict=True)
         for index, (gradient, weights, room) in enumerate(each):
             mine = {name: tensor[index] for name, tensor in results.items()}
             differentiate_head(gradient.contiguous(), weights, room, _WholeGradients(mine))
-        return None, None, *(results.get(name) for name in POOLING_PARAMETERS)
+        return None, None, *(results.get(name) for name in _NAMES)
 
 
 def _each(stacked: Sequence[Tensor], num_heads: int) -> list[Weights]:
     """Return the weights of each of K stacked heads, given in the order of their names."""
     return [
-        Weights.of(dict(zip(POOLING_PARAMETERS, head, strict=True)), num_heads)
+        Weights.of(dict(zip(_NAMES, head, strict=True)), num_heads)
         for head in zip(*stacked, strict=True)
     ]
 
@@ -386,15 +326,44 @@ def pool_heads(tokens: Tensor, state: Mapping[str, Tensor], num_heads: int) -> T
 
     Args:
         tokens: `[N, T, C]`, the mean token first; they get no gradient.
-        state: the stacked parameters, each of `POOLING_PARAMETERS` with a leading axis of K.
+        state: the stacked parameters by `AttentionPool2d`'s names, with a leading axis of K.
         num_heads: attention heads of the pooling.
 
     Returns:
-        `[K, N, D]` pooled features: `safe_ray.heads.bank.pool_bank` with other rounding.
+        `[K, N, D]` pooled features: `modified_resnet.pool_bank` with other rounding.
     """
-    stacked = [state[name] for name in POOLING_PARAMETERS]
+    stacked = [state[name] for name in _NAMES]
     if torch.is_grad_enabled():
         pooled: Tensor = _PoolHeads.apply(tokens, num_heads, *stacked)
         return pooled
     room = Room(tokens, num_heads, Workspace())
     return torch.stack([pool_head(tokens, each, room) for each in _each(stacked, num_heads)])
+
+
+@dataclass(frozen=True)
+class AbsorbedHead:
+    """The parts above as a `safe_ray.heads.step.SingleHead`.
+
+    Attributes:
+        num_heads: attention heads of the pooling.
+    """
+
+    num_heads: int
+
+    def weights(self, head: Mapping[str, Tensor]) -> Weights:
+        """View a head's tensors in the shapes of the products."""
+        return Weights.of(head, self.num_heads)
+
+    def room(self, tokens: Tensor, workspace: Workspace) -> Room:
+        """Return the memory of a pass over tokens of this shape."""
+        return Room(tokens, self.num_heads, workspace)
+
+    def pool(self, tokens: Tensor, weights: Weights, room: Room) -> Tensor:
+        """Pool the tokens: `[N, D]`."""
+        return pool_head(tokens, weights, room)
+
+    def differentiate(
+        self, gradient: Tensor, weights: Weights, room: Room, gradients: Gradients
+    ) -> None:
+        """Hand over the gradients of the pass that `room` has."""
+        differentiate_head(gradient, weights, room, gradients)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,33 +12,52 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from safe_ray.heads import single
-from safe_ray.heads.bank import (
-    POOLING_PARAMETERS,
-    TRAINABLE_GROUPS,
-    Bank,
-    HeadState,
-    pool_bank,
-    select_parameters,
-    with_mean_token,
-)
+from safe_ray.heads import gradients
+from safe_ray.heads.bank import Bank
 from safe_ray.heads.optimiser import BankOptimiser
-from safe_ray.heads.single import pool_heads
 from safe_ray.heads.step import (
     AutogradStep,
     CrossEntropy,
     FusedStep,
+    Step,
     Targets,
     compile_module,
     single_threaded,
     single_threaded_workers,
 )
-from tests.heads.test_bank import DIM, GRID, HEADS, classifier, layer, one_batch, state_of
+from safe_ray.poolings.absorbed import pool_heads
+from safe_ray.poolings.base import HeadState, select_parameters
+from safe_ray.poolings.modified_resnet import AttentionPool, pool_bank, with_mean_token
+from tests.heads.test_bank import (
+    DIM,
+    GRID,
+    HEADS,
+    NAMES,
+    POOL,
+    classifier,
+    layer,
+    one_batch,
+    state_of,
+)
+
+
+@dataclass(frozen=True)
+class StackedPool(AttentionPool):
+    """The pooling as a GPU computes it."""
+
+    def pool(self, tokens: Tensor, state: HeadState) -> Tensor:
+        return pool_bank(tokens, state, self.num_heads)
+
+
+def fused(bank: Bank, optimiser: BankOptimiser) -> Step:
+    step = POOL.step(bank, optimiser)
+    assert isinstance(step, FusedStep)
+    return step
 
 
 def stacked(candidates: int) -> dict[str, Tensor]:
     states = [state_of(layer(seed)) for seed in range(candidates)]
-    return {name: torch.stack([s[name] for s in states]).double() for name in POOLING_PARAMETERS}
+    return {name: torch.stack([s[name] for s in states]).double() for name in NAMES}
 
 
 def leaves(state: dict[str, Tensor], trained: Sequence[str]) -> dict[str, Tensor]:
@@ -48,13 +68,13 @@ def leaves(state: dict[str, Tensor], trained: Sequence[str]) -> dict[str, Tensor
 @given(
     candidates=st.integers(1, 3),
     samples=st.integers(0, 5),
-    groups=st.lists(st.sampled_from(TRAINABLE_GROUPS), min_size=1, unique=True),
+    groups=st.lists(st.sampled_from(AttentionPool.groups), min_size=1, unique=True),
 )
 def test_pooling_and_gradients_are_the_plain_ones_whatever_is_trained(
     candidates: int, samples: int, groups: list[str]
 ) -> None:
     """A worker of several may have no sample in a batch, so there may be none."""
-    state, trained = stacked(candidates), select_parameters(groups)
+    state, trained = stacked(candidates), select_parameters(POOL, groups, NAMES)
     tokens = torch.randn(samples, GRID * GRID + 1, 128, dtype=torch.float64)
     target = torch.randn(candidates, samples, DIM, dtype=torch.float64)
     plain, fast = leaves(state, trained), leaves(state, trained)
@@ -75,7 +95,7 @@ def test_pooling_and_gradients_are_the_plain_ones_whatever_is_trained(
 
 def test_a_graph_is_gone_through_once() -> None:
     """The memory of the forward pass is written over, so that a second pass would be wrong."""
-    state = leaves(stacked(1), select_parameters("all"))
+    state = leaves(stacked(1), NAMES)
     tokens = torch.randn(2, GRID * GRID + 1, 128, dtype=torch.float64)
     loss = pool_heads(tokens, state, HEADS).sum()
     loss.backward(retain_graph=True)
@@ -85,7 +105,7 @@ def test_a_graph_is_gone_through_once() -> None:
 
 def test_the_written_out_loss_gradient_is_autograds() -> None:
     state = state_of(layer(0))
-    bank = Bank([state], HEADS, select_parameters("all"), classifier(), 20.0).double()
+    bank = Bank([state], POOL, NAMES, classifier(), 20.0).double()
     pooled = torch.randn(16, DIM, dtype=torch.float64, requires_grad=True)
     labels = one_batch()[1]
     weights = torch.rand(16, dtype=torch.float64)
@@ -108,20 +128,20 @@ def test_the_loss_has_no_part_of_a_left_out_sample_that_is_nan() -> None:
     assert gradient[[0, 2, 3]].isfinite().all()
 
 
-@pytest.mark.parametrize("block_bytes", [single.BLOCK_BYTES, 10_000, 1])
+@pytest.mark.parametrize("block_bytes", [gradients.BLOCK_BYTES, 10_000, 1])
 @pytest.mark.parametrize("groups", ["all", ["v_proj", "c_proj"], ["positional_embedding"]])
 def test_fused_steps_are_the_graphs_steps_whatever_the_block_size(
     monkeypatch: pytest.MonkeyPatch, groups: list[str] | str, block_bytes: int
 ) -> None:
-    monkeypatch.setattr(single, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(gradients, "BLOCK_BYTES", block_bytes)
     monkeypatch.setattr("safe_ray.heads.step.BLOCK_BYTES", block_bytes)
     maps, labels = one_batch()
     weights = torch.rand(3, 16) / 16
     weights[1, ::2] = 0
     banks, losses = [], []
-    for kind in (AutogradStep, FusedStep):
+    for kind in (AutogradStep, fused):
         states = [state_of(layer(seed)) for seed in range(3)]
-        bank = Bank(states, HEADS, select_parameters(groups), classifier(), 20.0)
+        bank = Bank(states, POOL, select_parameters(POOL, groups, NAMES), classifier(), 20.0)
         step = kind(bank, BankOptimiser(bank, [0.1, 0.0, 0.01]))
         for _ in range(20):
             last = step(with_mean_token(maps), labels, weights, [1e-3, 1e-4, 3e-4])
@@ -133,21 +153,13 @@ def test_fused_steps_are_the_graphs_steps_whatever_the_block_size(
             assert torch.allclose(banks[1].head(index)[name], expected, rtol=1e-3, atol=1e-5), name
 
 
-class StackedBank(Bank):
-    """The bank as a GPU pools with it."""
-
-    @staticmethod
-    def pooling_on(device: torch.device) -> Callable[[Tensor, HeadState, int], Tensor]:
-        return pool_bank
-
-
 def test_a_compiled_step_is_the_step_whatever_the_size_of_the_batch() -> None:
     """Traced and differentiated ahead of time; what a GPU adds is the code that is generated."""
     maps, labels = one_batch()
     banks, losses = [], []
     for compiled in (False, True):
         states = [state_of(layer(seed)) for seed in range(2)]
-        bank = StackedBank(states, HEADS, select_parameters("all"), classifier(), 20.0)
+        bank = Bank(states, StackedPool(HEADS), NAMES, classifier(), 20.0)
         module = compile_module(bank, backend="aot_eager") if compiled else bank
         step = AutogradStep(module, BankOptimiser(bank, [0.1, 0.0]))
         for size in (16, 16, 5, 16, 3):
@@ -162,17 +174,17 @@ def test_a_compiled_step_is_the_step_whatever_the_size_of_the_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "bank_kind"), [(FusedStep, Bank), (AutogradStep, Bank), (AutogradStep, StackedBank)]
+    ("kind", "pooling"), [(fused, POOL), (AutogradStep, POOL), (AutogradStep, StackedPool(HEADS))]
 )
 def test_a_step_in_bfloat16_is_the_exact_one_but_for_rounding(
-    kind: type[FusedStep | AutogradStep], bank_kind: type[Bank]
+    kind: Callable[[Bank, BankOptimiser], Step], pooling: AttentionPool
 ) -> None:
     maps, labels = one_batch()
     weights = torch.full((2, 16), 1 / 16)
     losses = []
     for precision in (None, torch.bfloat16):
         states = [state_of(layer(seed)) for seed in range(2)]
-        bank = bank_kind(states, HEADS, select_parameters("all"), classifier(), 20.0, precision)
+        bank = Bank(states, pooling, NAMES, classifier(), 20.0, precision)
         step = kind(bank, BankOptimiser(bank, [0.0, 0.0]))
         for _ in range(20):
             last = step(with_mean_token(maps), labels, weights, [1e-4, 1e-4])
@@ -189,13 +201,13 @@ def test_fused_steps_leave_the_neighbours_of_a_diverged_head_untouched() -> None
         states = [state_of(layer(seed)) for seed in range(3)]
         if poison:
             states[1]["q_proj.weight"].fill_(float("nan"))
-        bank = Bank(states, HEADS, select_parameters("all"), classifier(), 20.0)
-        step = FusedStep(bank, BankOptimiser(bank, [0.01] * 3))
+        bank = Bank(states, POOL, NAMES, classifier(), 20.0)
+        step = fused(bank, BankOptimiser(bank, [0.01] * 3))
         for _ in range(5):
             step(with_mean_token(maps), labels, torch.full((3, 16), 1 / 16), [1e-3] * 3)
         heads.append([bank.head(index) for index in (0, 2)])
     for sound, neighbour in zip(*heads, strict=True):
-        assert all(torch.equal(neighbour[name], sound[name]) for name in POOLING_PARAMETERS)
+        assert all(torch.equal(neighbour[name], sound[name]) for name in NAMES)
 
 
 def test_the_losses_of_many_candidates_come_in_their_order() -> None:
@@ -203,9 +215,9 @@ def test_the_losses_of_many_candidates_come_in_their_order() -> None:
     maps, labels = one_batch()
     states = [state_of(layer(seed)) for seed in range(7)]
     weights = torch.full((7, 16), 1 / 16)
-    bank = Bank(states, HEADS, select_parameters("all"), classifier(), 20.0)
+    bank = Bank(states, POOL, NAMES, classifier(), 20.0)
     expected = bank(with_mean_token(maps), labels, weights)
-    found = FusedStep(bank, BankOptimiser(bank, [0.0] * 7))(
+    found = fused(bank, BankOptimiser(bank, [0.0] * 7))(
         with_mean_token(maps), labels, weights, [1e-3] * 7
     )
     assert torch.allclose(found, expected, rtol=1e-4)

@@ -1,0 +1,210 @@
+"""What a family of attention poolings is, and how the right one is found for a tower."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from safe_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from safe_ray.heads.bank import Bank
+    from safe_ray.heads.optimiser import BankOptimiser
+    from safe_ray.heads.step import Step
+
+HeadState = Mapping[str, Tensor]
+"""One head: the pooling's parameters by the tower's own names."""
+
+NAME = "POOLING"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """An image tower in two: what stays frozen, and what is tuned.
+
+    Attributes:
+        trunk: images `[N, 3, S, S]` -> tokens `[N, L, C]`; frozen.
+        pooling: the pooling as a function of tokens and a state.
+        state: its parameters under the tower's own names.
+        prefix: what precedes these names in the whole model's state dict, such as
+            `visual.attnpool.`.
+        tokens: L.
+        width: C.
+        embed_dim: D, the size of what the pooling returns.
+        identity: what decides the trunk's function besides its weights, as JSON values.
+    """
+
+    trunk: nn.Module
+    pooling: Pooling
+    state: dict[str, Tensor]
+    prefix: str
+    tokens: int
+    width: int
+    embed_dim: int
+    identity: Mapping[str, Any]
+
+
+class Pooling(Protocol):
+    """One family's pooling, with the integers that shape it as fields of a frozen dataclass.
+
+    It holds no weights: `pool` is a pure function of tokens and a state. Two poolings are equal
+    when they are the same function, and `to_json` is all that a worker needs to have it, too.
+    """
+
+    groups: ClassVar[tuple[str, ...]]
+    """The parts that may be chosen for training; a part stands for every name that begins with it.
+    """
+
+    inert: ClassVar[frozenset[str]]
+    """Names of parameters whose gradient is exactly zero."""
+
+    @classmethod
+    def matches(cls, visual: nn.Module) -> bool:
+        """Return whether a tower is of this family."""
+        ...
+
+    @classmethod
+    def cut(cls, visual: nn.Module, image_size: int) -> Cut:
+        """Cut a tower, which is used up.
+
+        Args:
+            visual: open_clip's image tower.
+            image_size: the side of its images, in pixels.
+
+        Raises:
+            ValueError: its parts do not fit each other; the message says which.
+        """
+        ...
+
+    def prepare(self, maps: Tensor) -> Tensor:
+        """Return the tokens that `pool` takes, from dense maps `[N, L, C]` of any dtype.
+
+        They are float32, or float64 if the maps are.
+        It is what does not depend on a head, so that the heads of a bank share it.
+        """
+        ...
+
+    def pool(self, tokens: Tensor, state: HeadState) -> Tensor:
+        """Pool with K heads at once: the state has a leading axis of K; returns `[K, N, D]`.
+
+        `pool_each` makes it of a function of one head.
+        """
+        ...
+
+    def activation_bytes(self, state: HeadState, batch_size: int) -> int:
+        """Return about how many bytes one head keeps between a step's forward and backward pass."""
+        ...
+
+    def step(self, bank: Bank, optimiser: BankOptimiser) -> Step | None:
+        """Return a hand-written training step for the bank's device, or None for autograd's."""
+        ...
+
+
+def pool_each(
+    pool_one: Callable[[Tensor, HeadState], Tensor], tokens: Tensor, state: HeadState
+) -> Tensor:
+    """Pool with K stacked heads by `torch.vmap` of the pooling of one head.
+
+    Args:
+        pool_one: tokens and one head's state to `[N, D]`.
+        tokens: shared by all heads.
+        state: each tensor with a leading axis of K.
+
+    Returns:
+        `[K, N, D]`.
+    """
+    names = list(state)
+
+    def one(*tensors: Tensor) -> Tensor:
+        return pool_one(tokens, dict(zip(names, tensors, strict=True)))
+
+    pooled: Tensor = torch.vmap(one)(*(state[name] for name in names))
+    return pooled
+
+
+def select_parameters(
+    pooling: Pooling | type[Pooling], groups: Sequence[str] | str, names: Sequence[str]
+) -> tuple[str, ...]:
+    """Return which of a state's names the `groups` ("all", or some of the pooling's) stand for.
+
+    Raises:
+        InputError: a group is not one of the pooling's, or none is given.
+    """
+    chosen = pooling.groups if groups == "all" else tuple(groups)
+    unknown = [group for group in chosen if group not in pooling.groups]
+    if unknown or not chosen:
+        raise InputError(
+            f"training.parameters={list(chosen)} names {unknown or 'nothing'}, which this pooling "
+            f"has not: choose among {', '.join(pooling.groups)}, or all."
+        )
+    return tuple(name for name in names if _group_of(name, pooling.groups) in chosen)
+
+
+def _group_of(name: str, groups: Sequence[str]) -> str | None:
+    return next((g for g in groups if name == g or name.startswith(f"{g}.")), None)
+
+
+def families() -> Iterator[type[Pooling]]:
+    """Yield the families that come with the package."""
+    import safe_ray.poolings
+
+    for module in pkgutil.iter_modules(safe_ray.poolings.__path__, "safe_ray.poolings."):
+        family = getattr(importlib.import_module(module.name), NAME, None)
+        if family is not None:
+            yield family
+
+
+def find_pooling(visual: nn.Module, module: str | None = None) -> type[Pooling] | None:
+    """Return the family of a tower, or None if there is none.
+
+    Args:
+        visual: open_clip's image tower.
+        module: a module that defines `POOLING`, to be asked instead of the package's families.
+
+    Raises:
+        InputError: there is no such module, or it defines no pooling.
+    """
+    candidates = families() if module is None else [family_in(module)]
+    return next((family for family in candidates if family.matches(visual)), None)
+
+
+def family_in(module: str) -> type[Pooling]:
+    """Return the family that a module defines.
+
+    Raises:
+        InputError: there is no such module, or it defines no pooling.
+    """
+    try:
+        family: type[Pooling] | None = getattr(importlib.import_module(module), NAME, None)
+    except ImportError as error:
+        raise InputError(
+            f"backbone.pooling={module} cannot be imported ({error}): name a module on Python's "
+            "path."
+        ) from error
+    if family is None:
+        raise InputError(
+            f"backbone.pooling={module} defines no {NAME}: assign the family's class to that name."
+        )
+    return family
+
+
+def to_json(pooling: Pooling) -> dict[str, Any]:
+    """Return a pooling as JSON values: the module of its family, and its integers."""
+    values: dict[str, Any] = asdict(pooling)  # type: ignore[call-overload]
+    return {"module": type(pooling).__module__, **values}
+
+
+def from_json(value: Mapping[str, Any]) -> Pooling:
+    """Return the pooling that `to_json` described.
+
+    Raises:
+        InputError: its family is not installed here.
+    """
+    fields = {name: field for name, field in value.items() if name != "module"}
+    return family_in(str(value["module"]))(**fields)
