@@ -66,7 +66,7 @@ class AttentionPool:
         expected = pooling.positional_embedding.shape[0] - 1
         if expected != grid * grid:
             raise ValueError(
-                f"its trunk makes {grid}x{grid} tokens of an image_size of {image_size}, but its "
+                f"of an image_size of {image_size} its trunk makes {grid}x{grid} tokens, but its "
                 f"pooling expects {expected}: choose a multiple of {STRIDE}"
             )
         layers = (visual.layer1, visual.layer2, visual.layer3, visual.layer4)

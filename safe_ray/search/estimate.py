@@ -22,7 +22,7 @@ from safe_ray.data.episodes import Episode
 from safe_ray.data.manifest import Manifest
 from safe_ray.features.extract import dense_maps, open_store, resolve_precision
 from safe_ray.features.plan import plan_batch_size
-from safe_ray.heads.bank import select_parameters
+from safe_ray.poolings.base import select_parameters
 from safe_ray.search.preparation import selection_of
 from safe_ray.specs import Task
 from safe_ray.training.loop import LoopOptions, Member, SupportShard, begin, train_bank
@@ -192,9 +192,9 @@ def _time_training(
     """Return candidates times samples a second."""
     generator = torch.Generator().manual_seed(0)
     batch = config.training.batch_size
-    maps = torch.rand(batch, 1, backbone.grid**2, backbone.width, generator=generator)
+    maps = torch.rand(batch, 1, backbone.tokens, backbone.width, generator=generator)
     classifier = torch.rand(_TIMED_CLASSES, backbone.embed_dim, generator=generator)
-    original = {name: tensor.cpu() for name, tensor in backbone.pooling.items()}
+    original = {name: tensor.cpu() for name, tensor in backbone.state.items()}
     shard = SupportShard(
         ResidentMaps(maps.half().to(device), device),
         (torch.arange(batch) % _TIMED_CLASSES).to(device),
@@ -205,7 +205,7 @@ def _time_training(
         batch,
         config.training.warmup,
         0,
-        select_parameters(config.training.parameters),
+        select_parameters(backbone.pooling, config.training.parameters, tuple(backbone.state)),
         torch.bfloat16 if config.training.precision == "bf16" else None,
     )
 
@@ -215,7 +215,7 @@ def _time_training(
             begin(original, _TIMED_MEMBERS),
             shard,
             torch.nn.functional.normalize(classifier, dim=-1).to(device),
-            backbone.heads,
+            backbone.pooling,
             backbone.logit_scale,
             options,
         )
