@@ -4,117 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
-import sys
-import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.clusters import BIN, Head, running_head
+
 PROJECT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
+RESULTS = "safe-ray-results"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(560)]
 
 
-@dataclass(frozen=True)
-class Head:
-    """A head node, where its jobs are submitted, and the environment of its clients."""
-
-    dashboard: str
-    environment: dict[str, str]
-
-
-@pytest.fixture
-def head() -> Iterator[Head]:
-    port, dashboard, client, agent = free_ports(4)
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
-        # The entry point's `python` is the first on the head's path.
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    # Ray's sockets need a short path.
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
-        started = subprocess.Popen(
-            [
-                str(BIN / "ray"),
-                "start",
-                "--head",
-                "--block",
-                "--num-cpus=2",
-                f"--port={port}",
-                f"--dashboard-port={dashboard}",
-                f"--ray-client-server-port={client}",
-                f"--dashboard-agent-listen-port={agent}",
-                f"--temp-dir={folder}",
-            ],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        address = f"http://127.0.0.1:{dashboard}"
-        try:
-            _wait_for(f"{address}/api/version", started)
-            yield Head(address, environment)
-        finally:
-            os.killpg(started.pid, signal.SIGTERM)
-            try:
-                started.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(started.pid, signal.SIGKILL)
-                started.wait()
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the head ended"
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise AssertionError(f"nobody answers at {url}")
-
-
-def test_a_submitted_sweep_runs_on_the_cluster_it_was_sent_to(
-    head: Head, tmp_path: Path, tiny_config_dir: Path
-) -> None:
-    done = subprocess.run(
+def submit(
+    head: Head, config_dir: Path, sweep: str, *overrides: str, working_dir: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Submit a sweep of one tiny task from the project's folder, and wait for its end."""
+    return subprocess.run(
         [
-            str(BIN / "ray"),
-            "job",
-            "submit",
-            "--address",
-            head.dashboard,
-            "--working-dir",
-            ".",
-            "--",
-            "python",
-            "-m",
-            "safe_ray.tune",
-            "--config-dir",
-            str(tiny_config_dir),
+            *(str(BIN / "ray"), "job", "submit", "--address", head.dashboard),
+            *(("--working-dir", ".") if working_dir else ()),
+            *("--", "python", "-m", "safe_ray.tune", "--config-dir", str(config_dir)),
             "backbone=tiny",
             "tasks.datasets=[shapes]",
             "tasks.shots=[1]",
@@ -123,31 +36,85 @@ def test_a_submitted_sweep_runs_on_the_cluster_it_was_sent_to(
             "search.candidates=2",
             "search.bank=2",
             "search.epochs=3",
-            f"storage={tmp_path}",
-            "sweep=submitted",
+            f"sweep={sweep}",
+            *overrides,
         ],
         cwd=PROJECT,
         env=head.environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=250,
         check=False,
     )
+
+
+def assert_succeeded(done: subprocess.CompletedProcess[str], storage: Path, sweep: str) -> None:
+    """The job ended well, its results are where they belong, and its log says where."""
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "succeeded" in done.stdout
     assert "SAFE minus zero-shot" in done.stdout
-    summary = json.loads((tmp_path / "outputs" / "submitted" / "summary.json").read_text())
+    folder = storage / "outputs" / sweep
+    summary = json.loads((folder / "summary.json").read_text())
     assert [entry["dataset"] for entry in summary] == ["shapes"]
+    assert str(folder / "summary.json") in done.stdout
+    assert (storage / "mlflow.db").exists()
+    assert list((storage / "features").glob("*/part-*.arrow"))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """The home folder of the user who runs the head."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+def heads(home: Path, **environment: str) -> Iterator[Head]:
+    with running_head({"HOME": str(home), **environment}) as head:
+        yield head
+
+
+@pytest.fixture
+def open_head(home: Path) -> Iterator[Head]:
+    yield from heads(home, RAY_AUTH_MODE="disabled")
+
+
+@pytest.fixture
+def guarded_head(home: Path) -> Iterator[Head]:
+    yield from heads(home, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0123456789abcdef" * 4)
+
+
+def test_a_submitted_sweep_runs_on_the_cluster_it_was_sent_to(
+    open_head: Head, tmp_path: Path, tiny_config_dir: Path
+) -> None:
+    done = submit(open_head, tiny_config_dir, "submitted", f"storage={tmp_path}", working_dir=True)
+    assert_succeeded(done, tmp_path, "submitted")
+
+
+def test_a_job_keeps_its_results_in_the_home_folder_under_token_authentication(
+    guarded_head: Head, home: Path, tiny_config_dir: Path
+) -> None:
+    done = submit(guarded_head, tiny_config_dir, "installed")
+    assert_succeeded(done, home / RESULTS, "installed")
+    done = submit(guarded_head, tiny_config_dir, "brought", working_dir=True)
+    assert_succeeded(done, home / RESULTS, "brought")
+    assert f"{BIN / 'mlflow'} ui --backend-store-uri" in done.stdout
+    assert os.uname().nodename in done.stdout
+    # Whoever has no token learns so from Ray, and nothing is started.
+    stranger = {k: v for k, v in guarded_head.environment.items() if k != "RAY_AUTH_TOKEN"}
+    refused = submit(Head(guarded_head.dashboard, stranger), tiny_config_dir, "stranger")
+    assert refused.returncode != 0
+    assert not (home / RESULTS / "outputs" / "stranger").exists()
 
 
 def test_a_stopped_job_leaves_its_sentence_in_the_log(
-    head: Head, tmp_path: Path, tiny_config_dir: Path
+    open_head: Head, tmp_path: Path, tiny_config_dir: Path
 ) -> None:
     def job(*arguments: str) -> str:
         return subprocess.run(
             [str(BIN / "ray"), "job", *arguments],
             cwd=PROJECT,
-            env={**head.environment, "RAY_ADDRESS": head.dashboard},
+            env={**open_head.environment, "RAY_ADDRESS": open_head.dashboard},
             capture_output=True,
             text=True,
             timeout=120,
