@@ -3,6 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := pyproject.toml constraints.txt
+# A terminal shows what pip is at; a log would fill with the names of 150 packages.
+define install
+@echo "Installing torch, Ray and the rest into $(VENV), once: a few minutes and about 7 GB."
+@if [ -t 1 ]; then quiet=; else quiet=--quiet; fi; \
+	$(BIN)/python -m pip install $$quiet --disable-pip-version-check -c constraints.txt -e $(1)
+endef
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test expect bench lint format clean
@@ -11,6 +17,7 @@ help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
 
 demo: $(VENV)/.installed ## install, then search every embedded task and print the results
+	@echo "Five few-shot tasks on the embedded data sets: about 2 minutes on 2 cores."
 	$(BIN)/python -m safe_ray.tune
 
 test: $(VENV)/.installed-dev ## install with the development tools, then run the whole test suite
@@ -39,9 +46,9 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(SETUP) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(call install,.)
 	@touch $@
 
 $(VENV)/.installed-dev: $(SETUP) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(call install,'.[dev]')
 	@touch $@ $(VENV)/.installed

@@ -1,15 +1,21 @@
-"""Progress with an estimate: a live line on a terminal, a plain line now and then elsewhere."""
+"""Progress with an estimate: a bar on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
 
 PLAIN_SECONDS = 5.0
 LIVE_SECONDS = 0.1
+# What ends sooner is not worth a line that stays.
+MENTIONED_SECONDS = 0.5
 
 Progress = Callable[[int, int, float | None], None]
 """Called with what is done, the total, and the seconds left (None while unknown)."""
@@ -37,9 +43,9 @@ class Reporter:
         self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._stream = stream if stream is not None else sys.stderr
-        self._live = self._stream.isatty()
         self._clock = clock
-        self._open = ""
+        live = self._stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        self._display: _Display = _Bar(self._stream, clock) if live else _Lines(self._stream, clock)
 
     def __enter__(self) -> Reporter:
         return self
@@ -50,11 +56,11 @@ class Reporter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._end_line()
+        self._display.close()
 
     def say(self, text: str) -> None:
         """Write a line of its own."""
-        self._end_line()
+        self._display.close()
         self._stream.write(text + "\n")
         self._stream.flush()
 
@@ -63,42 +69,117 @@ class Reporter:
 
         A phase with nothing to do, or one that ends within a blink, is not mentioned.
         """
-        self._end_line()
-        began = shown = self._clock()
+        self._display.close()
+        began = self._clock()
         finished = False
 
         def progress(done: int, total: int, seconds_left: float | None) -> None:
-            nonlocal shown, finished
-            now = self._clock()
-            last = done >= total
+            nonlocal finished
             if finished or total == 0:
                 return
-            if last:
-                finished = True
-                if now - began >= 0.5:
-                    took = duration(now - began)
-                    self._write(f"{name}: {done} of {total} done, took {took}", ends=True)
-                else:
-                    self._end_line(forget=True)
+            if done < total:
+                self._display.show(name, done, total, seconds_left, began)
                 return
-            if now - shown < (LIVE_SECONDS if self._live else PLAIN_SECONDS) and done:
-                return
-            shown = now
-            left = "" if seconds_left is None else f", about {duration(seconds_left)} left"
-            self._write(f"{name}: {done} of {total} ({100 * done // total}%){left}", ends=False)
+            finished = True
+            self._display.close()
+            took = self._clock() - began
+            if took >= MENTIONED_SECONDS:
+                self.say(f"{name}: {done} of {total} done, took {duration(took)}")
 
         return progress
 
-    def _write(self, text: str, ends: bool) -> None:
-        if not self._live:
-            self._stream.write(text + "\n")
-        else:
-            self._stream.write("\r" + text.ljust(len(self._open)) + ("\n" if ends else ""))
-            self._open = "" if ends else text
+
+class _Display(Protocol):
+    """How a phase that is under way is shown."""
+
+    def show(
+        self, name: str, done: int, total: int, seconds_left: float | None, began: float
+    ) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Lines:
+    """A plain line when a phase begins to count, and then every few seconds."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._shown: tuple[str, float] | None = None
+
+    def show(
+        self, name: str, done: int, total: int, seconds_left: float | None, began: float
+    ) -> None:
+        now = self._clock()
+        last = began
+        if self._shown is not None and self._shown[0] == name:
+            last = max(last, self._shown[1])
+        if now - last < PLAIN_SECONDS and done:
+            return
+        self._shown = (name, now)
+        left = "" if seconds_left is None else f", about {duration(seconds_left)} left"
+        self._stream.write(f"{name}: {done} of {total} ({100 * done // total}%){left}\n")
         self._stream.flush()
 
-    def _end_line(self, forget: bool = False) -> None:
-        if self._open:
-            self._stream.write("\r" + " " * len(self._open) + "\r" if forget else "\n")
-            self._stream.flush()
-            self._open = ""
+    def close(self) -> None:
+        self._shown = None
+
+
+class _Bar:
+    """A bar in the last line of a terminal, which goes when the phase ends."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._bars: Bars | None = None
+        self._shown = 0.0
+
+    def show(
+        self, name: str, done: int, total: int, seconds_left: float | None, began: float
+    ) -> None:
+        now = self._clock()
+        if self._bars is not None and now - self._shown < LIVE_SECONDS:
+            return
+        self._shown = now
+        if self._bars is None:
+            self._bars = _bars(self._stream, self._clock)
+            self._bars.add_task(name, total=total, left="")
+            # A message may have taken the bar away for a moment.
+            self._bars.tasks[0].start_time = began
+            self._bars.start()
+        left = "" if seconds_left is None else f"about {duration(seconds_left)} left"
+        only = self._bars.task_ids[0]
+        self._bars.update(only, completed=done, total=total, left=left, refresh=True)
+
+    def close(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+
+def _bars(stream: TextIO, clock: Callable[[], float]) -> Bars:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    return Bars(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+        console=Console(file=stream, highlight=False, markup=False),
+        transient=True,
+        refresh_per_second=5,
+        get_time=clock,
+        # Lines that others print meanwhile go above the bar; what is piped elsewhere stays there.
+        redirect_stdout=sys.stdout.isatty(),
+        redirect_stderr=stream is sys.stderr,
+    )
