@@ -21,7 +21,7 @@ _START = time.perf_counter()
 import torch  # noqa: E402
 
 from safe_ray.compose import load_config  # noqa: E402
-from safe_ray.search import preparation, sweep  # noqa: E402
+from safe_ray.search import begin, preparation, sweep  # noqa: E402
 from safe_ray.tracking.mlflow import Tracker  # noqa: E402
 from safe_ray.tracking.writer import BackgroundTracker  # noqa: E402
 from safe_ray.training import job  # noqa: E402
@@ -86,7 +86,7 @@ def main() -> None:
             config = load_config([*overrides, f"sweep=with-{store}-store"])
             with clocked(_STEPS) as clock:
                 start = time.perf_counter()
-                sweep.run_sweep(config)
+                begin.run_sweep(config)
                 total = time.perf_counter() - start
             aside = clock.seconds.pop("in the tracker's thread")
             print(f"\n{store} store: {total:.1f} s, after {imports:.1f} s of imports")

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from bench.harness import CORES, arguments, finish
 from safe_ray.compose import load_config
+from safe_ray.search.begin import run_sweep
 from safe_ray.search.searcher import LOANS
-from safe_ray.search.sweep import run_sweep
 from safe_ray.training.job import BankJob, BankOutcome
 
 _NEAR = 0.005

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from safe_ray.arguments import CONFIG_DIR, HELP, Option, answer, help_lines
 from safe_ray.arguments import parse as parse_options
+from safe_ray.cli import RESTART, restarts
 from safe_ray.errors import IncompleteError, InputError
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ options:"""
 OPTIONS = (
     Option("--list", "print the suites, or with suite=NAME what it would run, and do nothing"),
     CONFIG_DIR,
+    *RESTART,
     Option("--out", "where `report` writes; by default the first folder that it reads", "FOLDER"),
     HELP,
 )
@@ -79,6 +81,7 @@ class Request:
     list_only: bool
     report: bool
     help: bool
+    flags: frozenset[str]
     folders: tuple[str, ...]
     overrides: tuple[str, ...]
 
@@ -106,6 +109,7 @@ def parse(arguments: Sequence[str]) -> Request:
         list_only="--list" in given.flags,
         report=report,
         help=HELP.name in given.flags,
+        flags=given.flags,
         folders=tuple(folders),
         overrides=() if report else tuple(rest),
     )
@@ -147,9 +151,10 @@ def _planned(request: Request) -> int:
     if request.list_only:
         print(describe(planned))
         return 0
+    anew = restarts(request.flags, planned.sweeps)
 
     def work() -> int:
-        _say_where(run(planned))
+        _say_where(run(planned, anew))
         return 0
 
     return answer(
@@ -196,8 +201,12 @@ def describe(planned: Plan) -> str:
     return "\n".join([*lines, f"  {len(planned.tasks)} tasks in all"])
 
 
-def run(planned: Plan) -> Path:
+def run(planned: Plan, anew: bool = False) -> Path:
     """Run all sweeps, or go on with them, and write the report.
+
+    Args:
+        planned: the sweeps.
+        anew: remove what was begun under their names.
 
     Returns:
         The benchmark's folder.
@@ -219,13 +228,13 @@ def run(planned: Plan) -> Path:
         for sweep in planned.sweeps:
             _check(sweep)
     from safe_ray.report.tables import write_report
-    from safe_ray.search.sweep import run_sweep
+    from safe_ray.search.begin import run_sweep
     from safe_ray.search.winners import describe_missing
 
     results: list[TaskResult] = []
     missing: dict[str, str] = {}
     for sweep in planned.sweeps:
-        done = run_sweep(sweep)
+        done = run_sweep(sweep, anew)
         results += [_moved(result, done.folder, planned.folder) for result in done.results]
         missing |= done.missing
     if results:

@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING
 
 from safe_ray import job
 from safe_ray.arguments import CONFIG_DIR, HELP, VERSION, Option, answer, help_lines, parse, version
+from safe_ray.errors import InputError
 
 if TYPE_CHECKING:
     from safe_ray.config import SweepConfig
 
 SHOW_CONFIG = Option("--show-config", "print the composed configuration as YAML, and do nothing")
+RESTART = (
+    Option("--restart", "begin the sweep of this name anew: all that is in its folder is removed"),
+    Option("--yes", "agree to that without being asked"),
+)
 COMMON = (CONFIG_DIR, SHOW_CONFIG, VERSION, HELP)
 
 
@@ -90,6 +95,37 @@ def _warn_of_passing_storage(config: SweepConfig) -> None:
             "it; name a folder that stays, and that all nodes see, with storage=<folder>.",
             file=sys.stderr,
         )
+
+
+def restarts(flags: frozenset[str], sweeps: Sequence[SweepConfig]) -> bool:
+    """Return whether sweeps begin anew, having asked whoever sits there.
+
+    Args:
+        flags: of the command line, `RESTART` among what they may be.
+        sweeps: those that the command runs.
+
+    Raises:
+        InputError: the person says no, or nobody can be asked; or `--yes` has nothing to agree to.
+    """
+    restart, agree = (option.name for option in RESTART)
+    if restart not in flags:
+        if agree in flags:
+            raise InputError(f"{agree} agrees to {restart}: leave it out, or add {restart}.")
+        return False
+    from safe_ray.search.claim import was_begun
+
+    folders = [str(sweep.outputs) for sweep in sweeps if was_begun(sweep)]
+    if not folders or agree in flags:
+        return True
+    what = " and ".join(folders)
+    if not sys.stdin.isatty():
+        raise InputError(
+            f"{restart} removes {what}, and nobody can be asked here: add {agree} to agree to it."
+        )
+    said = input(f"Remove {what} with every head in there, and begin anew? [y/N] ")
+    if said.strip().lower() not in ("y", "yes"):
+        raise InputError(f"{what} is as it was: leave {restart} out to go on with it.")
+    return True
 
 
 def help_text(command: Command, config_dir: str | None = None) -> str:

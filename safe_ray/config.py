@@ -29,11 +29,10 @@ from pydantic import (
 )
 
 from safe_ray.errors import InputError, nearest
-from safe_ray.files import PACKAGE_SCHEME, digest_json, is_uri, resolve_path, write_atomically
+from safe_ray.files import PACKAGE_SCHEME, is_uri, names_file, resolve_path
 from safe_ray.job import RESULTS
 from safe_ray.specs import BackboneSpec, DatasetSpec, Metric, Task
 
-WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 REMEMBERED = "config.json"
 
 
@@ -190,7 +189,7 @@ class BackboneConfig(Group):
         the package.
         """
         tag_or_file, architecture = self.pretrained, self.architecture_file
-        if tag_or_file is not None and _is_path(tag_or_file):
+        if tag_or_file is not None and names_file(tag_or_file):
             tag_or_file = _absolute(tag_or_file)
         return BackboneSpec(
             name=self.name,
@@ -199,10 +198,6 @@ class BackboneConfig(Group):
             model_config=None if architecture is None else _absolute(architecture),
             seed=self.seed,
         )
-
-
-def _is_path(text: str) -> bool:
-    return text.startswith(("~", "$")) or "/" in text or text.endswith(WEIGHTS_SUFFIXES)
 
 
 def _absolute(path: str) -> str:
@@ -663,8 +658,9 @@ _INCIDENTAL: Any = {
     "sweep": True,
     "storage": True,
     "cluster": True,
-    "evaluation": {"batch_size"},
-    "data": {"root"},
+    "evaluation": {"batch_size", "targets"},
+    # An image that is left out changes an episode, by which the sweep's folder knows its tasks.
+    "data": {"root", "skip_bad"},
     "features": {"store", "batch_size", "rows_per_file", "actors"},
     "training": {
         "workers",
@@ -675,20 +671,22 @@ _INCIDENTAL: Any = {
         "checkpoint_seconds",
         "max_failures",
     },
-    "search": {"concurrent_trials"},
-    "tracking": {"uri"},
+    # More candidates are trained after those that are there.
+    "search": {"concurrent_trials", "candidates"},
+    "tracking": True,
     "datasets": {"__all__": {"source", "on_change", "notes"}},
 }
 
 
 def essentials(config: SweepConfig) -> dict[str, Any]:
-    """Return, as JSON values, what the results of a sweep depend on."""
-    return config.model_dump(mode="json", by_alias=True, exclude=_INCIDENTAL)
+    """Return, as JSON values, what the winners of a sweep depend on.
 
-
-def config_digest(config: SweepConfig) -> str:
-    """Return 16 hexadecimal digits that change when a result could."""
-    return digest_json(essentials(config))
+    Targets are not among it: a winner may be tested on one more at any time.
+    """
+    values = config.model_dump(mode="json", by_alias=True, exclude=_INCIDENTAL)
+    for name in config.evaluation.targets:
+        values["datasets"].pop(name, None)
+    return values
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
@@ -715,34 +713,3 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def remember(config: SweepConfig) -> bool:
-    """Write what this sweep is into its folder, or check that it is still the same sweep.
-
-    Returns:
-        True if the folder was there already, so that the sweep goes on where it stopped.
-
-    Raises:
-        InputError: the sweep of this name had another configuration, or the folder cannot be
-            written.
-    """
-    file = config.outputs / REMEMBERED
-    now = essentials(config)
-    if file.exists():
-        try:
-            before = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{file} cannot be read ({error}): choose another name with sweep=<name>."
-            ) from None
-        changed = difference(before, now)
-        if changed is not None:
-            raise InputError(
-                f"The sweep {config.sweep!r} in {config.outputs} was started with another "
-                f"configuration ({changed}): go on with the old one, or choose another name with "
-                "sweep=<name>."
-            )
-        return True
-    write_atomically(file, json.dumps(now, indent=2) + "\n")
-    return False

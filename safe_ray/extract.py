@@ -18,10 +18,12 @@ def run(config: SweepConfig, flags: frozenset[str]) -> int:
     Returns:
         The exit status: 1 if something was damaged.
     """
-    from safe_ray.search.extraction import run_extract, run_verify
-
     if VERIFY.name in flags:
+        from safe_ray.search.extraction import run_verify
+
         return 0 if run_verify(config) else EXIT_DAMAGED
+    from safe_ray.search.begin import run_extract
+
     run_extract(config)
     return 0
 

@@ -15,6 +15,7 @@ from typing import Any
 from safe_ray.errors import DamagedFileError, InputError
 
 PACKAGE_SCHEME = "pkg://"
+WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 _DIGEST = "digest"
 
@@ -100,6 +101,34 @@ def read_record(path: Path) -> dict[str, Any] | None:
             f"{path} is damaged: delete it, and give the same command again to have it made anew."
         )
     return value
+
+
+def names_file(text: str) -> bool:
+    """Return whether what somebody calls weights is a file, and not a tag such as `openai`."""
+    return text.startswith(("~", "$")) or "/" in text or text.endswith(WEIGHTS_SUFFIXES)
+
+
+def check_writable(folder: Path, setting: str) -> None:
+    """Check that a folder can be written to, or made, without making it.
+
+    Args:
+        folder: absolute.
+        setting: the knob that names it, for the error.
+
+    Raises:
+        InputError: the first folder above it that exists is none, or is read-only.
+    """
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    if not existing.is_dir():
+        reason = "is a file"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        reason = "cannot be written to"
+    else:
+        return
+    raise InputError(
+        f"{setting} is {folder}, and {existing} {reason}: make it a folder that you may write to, "
+        f"or name another with {setting}=<folder>."
+    )
 
 
 def resolve_path(text: str | Path, base: Path | None = None) -> Path:

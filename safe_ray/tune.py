@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from safe_ray.arguments import Option
-from safe_ray.cli import Command, main
+from safe_ray.cli import RESTART, Command, main, restarts
 from safe_ray.config import SweepConfig
 from safe_ray.errors import IncompleteError
 
@@ -23,11 +23,13 @@ def run(config: SweepConfig, flags: frozenset[str]) -> None:
 
         dry_run(config)
         return
-    from safe_ray.search.sweep import run_sweep
-    from safe_ray.search.winners import describe_missing
+    anew = restarts(flags, [config])
+    from safe_ray.search.begin import run_sweep
 
-    missing = run_sweep(config).missing
+    missing = run_sweep(config, anew).missing
     if missing:
+        from safe_ray.search.winners import describe_missing
+
         raise IncompleteError(describe_missing(missing, len(config.tasks.tasks())))
 
 
@@ -50,7 +52,7 @@ COMMAND = Command(
         ("search.lr=1e-4 'search.epochs={low: 10, high: 50}'", "fix one knob, search another"),
     ),
     run=run,
-    options=(DRY_RUN,),
+    options=(DRY_RUN, *RESTART),
 )
 
 if __name__ == "__main__":

@@ -12,12 +12,10 @@ from safe_ray.compose import ConfigTree, load_config, load_dataset, packaged_tre
 from safe_ray.config import (
     FloatRange,
     SweepConfig,
-    config_digest,
     difference,
     essentials,
     groups,
     knobs,
-    remember,
     validate,
 )
 from safe_ray.errors import InputError
@@ -339,41 +337,28 @@ def test_a_bad_file_in_ones_own_tree_is_one_sentence(tmp_path: Path):
         "search.concurrent_trials=3",
         "features.batch_size=1",
         "tracking.uri=http://tracker:5000",
+        "tracking.experiment=other",
+        "tracking.heads=none",
+        "tracking.register=false",
+        "data.skip_bad=true",
+        "search.candidates=64",
+        "evaluation.targets=[some_shapes]",
     ],
 )
 def test_where_and_how_fast_a_sweep_runs_does_not_make_it_another(load, override: str):
-    assert config_digest(load(override)) == config_digest(load())
     assert difference(essentials(load()), essentials(load(override))) is None
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("search.candidates=64", "search.candidates was 16, is 64"),
         ("tasks.seeds=[3,4]", "tasks.seeds was"),
         ("search.lr=0.5", "search.lr"),
         ("evaluation.metric=mean_per_class", "evaluation.metric was"),
         ("training.batch_size=7", "training.batch_size was 32, is 7"),
         ("backbone.seed=5", "backbone.seed was 0, is 5"),
-        ("data.skip_bad=true", "data.skip_bad was false, is true"),
     ],
 )
 def test_what_a_result_depends_on_makes_another_sweep(load, override: str, said: str):
-    before, after = load("search.candidates=16"), load("search.candidates=16", override)
-    assert config_digest(before) != config_digest(after)
+    before, after = load(), load(override)
     assert said in (difference(essentials(before), essentials(after)) or "")
-
-
-def test_a_sweep_goes_on_under_its_name_and_another_one_is_refused(load):
-    first = load("sweep=mine", "search.candidates=8")
-    assert remember(first) is False
-    assert remember(first) is True
-    with pytest.raises(InputError, match=r"search\.candidates was 8, is 9"):
-        remember(load("sweep=mine", "search.candidates=9"))
-
-
-def test_a_read_only_storage_is_named(load, tmp_path: Path):
-    blocker = tmp_path / "blocked"
-    blocker.write_text("a file where a folder should be")
-    with pytest.raises(InputError, match="blocked"):
-        remember(load(f"storage={blocker}"))

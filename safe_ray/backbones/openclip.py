@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from open_clip.model import _build_vision_tower
 from torch import nn
 from torch.nn import functional
 
+from safe_ray.backbones.files import read_model_config
 from safe_ray.data.prompts import check_templates, render_prompts
 from safe_ray.data.views import Preprocessing
 from safe_ray.errors import InputError, nearest
@@ -32,7 +32,6 @@ PARTS = ("trunk", "pooling", "text")
 DIGEST_LENGTH = 16
 PROMPTS_PER_BATCH = 256
 NAMED_KEYS = 3
-CONFIG_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
 
 
 class AbsentPart(nn.Module):
@@ -261,24 +260,7 @@ def weights_at_hand(spec: BackboneSpec) -> bool:
 
 
 def _register_config(spec: BackboneSpec, file: Path) -> None:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"The model configuration {file} of backbone {spec.name!r} is not readable JSON "
-            f"({error}): correct backbone.model_config."
-        ) from error
-    missing = [key for key in CONFIG_KEYS if not isinstance(config, Mapping) or key not in config]
-    if missing:
-        raise InputError(
-            f"The model configuration {file} of backbone {spec.name!r} lacks {missing[0]!r}: it "
-            f"needs {', '.join(CONFIG_KEYS)}, as open_clip's own configurations have."
-        )
-    if file.stem != spec.model:
-        raise InputError(
-            f"Backbone {spec.name!r} uses the model {spec.model!r}, but {file} defines "
-            f"{file.stem!r}, for open_clip takes the name from the file: rename one of them."
-        )
+    read_model_config(spec, file)
     # Registered every time: of two files with one name, the latest registered counts.
     open_clip.add_model_config(file)
 

@@ -11,41 +11,35 @@ from safe_ray.progress import Reporter
 from safe_ray.search import preparation
 
 
-def run_extract(config: SweepConfig) -> list[ExtractionSummary]:
+def extract_admitted(
+    config: SweepConfig, images: preparation.CheckedImages, reporter: Reporter
+) -> list[ExtractionSummary]:
     """Extract the support, validation and test images of all tasks, and say what was done.
 
     Raises:
-        InputError: images are bad, or the store cannot be written.
+        InputError: the weights cannot be loaded, or the store cannot be written.
     """
-    manifests = preparation.read_manifests(config)
-    episodes = preparation.draw_episodes(config, manifests)
     summaries = []
-    with Reporter() as reporter:
-        for sentence in preparation.assumptions(config, manifests, episodes):
-            reporter.say(sentence)
-        images = preparation.check_images(config, manifests, episodes, reporter.phase)
-        for sentence in images.remarks():
-            reporter.say(sentence)
-        backbone = load_backbone(config.backbone.spec(), parts=("trunk",))
-        connect(config.cluster.address, config.cluster.num_cpus)
-        summaries.append(
-            preparation.extract_support(
-                config,
-                backbone,
-                images.tasks,
-                reporter.phase("extracting images"),
-                reporter,
-            )
+    backbone = load_backbone(config.backbone.spec(), parts=("trunk",))
+    connect(config.cluster.address, config.cluster.num_cpus)
+    summaries.append(
+        preparation.extract_support(
+            config,
+            backbone,
+            images.tasks,
+            reporter.phase("extracting images"),
+            reporter,
         )
-        summaries.append(
-            preparation.extract_tests(
-                config,
-                backbone,
-                list(images.tests.values()),
-                reporter.phase("extracting test images"),
-                reporter,
-            )
+    )
+    summaries.append(
+        preparation.extract_tests(
+            config,
+            backbone,
+            list(images.tests.values()),
+            reporter.phase("extracting test images"),
+            reporter,
         )
+    )
     for name, summary in zip(("support and validation", "test"), summaries, strict=True):
         print(
             f"{name}: {summary.asked} dense maps, {summary.reused} were there, "

@@ -21,43 +21,52 @@ MANIFESTS = "manifests"
 SCHEMA = pa.schema([("path", pa.string()), ("label", pa.string()), ("split", pa.string())])
 
 
-def freeze(
-    manifest: Manifest, spec: DatasetSpec, folder: Path, redraw: bool, keep: bool = True
-) -> str | None:
-    """Keep the split of a data set, or compare it with the one that was kept.
+def compare(manifest: Manifest, spec: DatasetSpec, folder: Path, redraw: bool) -> str | None:
+    """Compare the split of a data set with the one that was kept.
 
     Args:
         manifest: the data set as it is read now.
         spec: where and how it is read; another location or other options are another file.
-        folder: where frozen manifests are; a Parquet file each, with path, label (the class's id
-            or name) and split.
-        redraw: replace a split that was made from other images, rather than refuse to.
-        keep: write the split down; otherwise it is compared only.
+        folder: where frozen manifests are.
+        redraw: a split that was made from other images will be replaced, rather than refused.
 
     Returns:
-        None if the split is new or the same; else a sentence that says what was replaced.
+        None if the split is new or the same; else a sentence that says what is replaced.
 
     Raises:
-        InputError: the split was made from other images, or the folder cannot be written.
+        InputError: the split was made from other images, or what was kept cannot be read.
     """
-    now = _table(manifest)
-    digest = digest_json([spec.format, spec.path, dict(spec.options)])
-    file = folder / f"{manifest.name}-{digest[:8]}.parquet"
-    before = _read(file)
-    if before is not None and before.equals(now):
+    file = _file(manifest, spec, folder)
+    before, now = _read(file), _table(manifest)
+    if before is None or before.equals(now):
         return None
-    if before is not None and not redraw:
+    if not redraw:
         raise InputError(
             f"The images of {manifest.name!r} are not those that its split was made from "
             f"({_difference(before, now)}): restore them, or delete {file} to take the split as it "
             "is now."
         )
-    if keep:
+    return f"The images have changed since last time ({_difference(before, now)}): a new split."
+
+
+def freeze(manifest: Manifest, spec: DatasetSpec, folder: Path) -> None:
+    """Keep the split of a data set, in place of what was kept of it before.
+
+    It is a Parquet file in the folder, with path, label (the class's id or name) and split.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    file = _file(manifest, spec, folder)
+    now = _table(manifest)
+    if (before := _read(file)) is None or not before.equals(now):
         with replacing(file) as temporary:
             pq.write_table(now, temporary)
-    if before is None:
-        return None
-    return f"The images have changed since last time ({_difference(before, now)}): a new split."
+
+
+def _file(manifest: Manifest, spec: DatasetSpec, folder: Path) -> Path:
+    digest = digest_json([spec.format, spec.path, dict(spec.options)])
+    return folder / f"{manifest.name}-{digest[:8]}.parquet"
 
 
 def _read(file: Path) -> pa.Table | None:

@@ -65,7 +65,7 @@ def show_overview(config: SweepConfig) -> Overview:
     Raises:
         InputError: a data set is not what it should be, or the backbone cannot be loaded.
     """
-    manifests = preparation.read_manifests(config, keep=False)
+    manifests = preparation.read_manifests(config)
     episodes = preparation.draw_episodes(config, manifests)
     for name, manifest in manifests.items():
         print(f"{name}: {len(manifest.classes)} classes")

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
-from safetensors.torch import save_file
-from torch import Tensor
 
-from safe_ray.backbones.openclip import Backbone
-from safe_ray.cluster import TrialPlan
 from safe_ray.config import FloatRange, IntRange, SweepConfig
 from safe_ray.data.episodes import Episode, draw_episode
 from safe_ray.data.manifest import Manifest, load_manifest
 from safe_ray.errors import DamagedFileError, InputError
-from safe_ray.features.extract import (
-    ExtractionOptions,
-    ExtractionRequest,
-    ExtractionSummary,
-    extract,
-    open_store,
-)
 from safe_ray.features.inventory import (
     Inventory,
     describe_bad,
@@ -31,17 +20,22 @@ from safe_ray.features.inventory import (
     take_inventory,
 )
 from safe_ray.files import digest_json, replacing
-from safe_ray.heads.blending import alpha_grid
-from safe_ray.poolings import to_json
-from safe_ray.poolings.base import select_parameters
 from safe_ray.progress import Progress, Reporter
-from safe_ray.search.frozen import MANIFESTS, freeze
+from safe_ray.search.frozen import MANIFESTS, compare, freeze
 from safe_ray.search.shares import unlike_shares
-from safe_ray.search.space import Range, SearchSpace, task_seed
 from safe_ray.search.targets import check_targets, target_columns
 from safe_ray.specs import Task
-from safe_ray.training.job import POOLING, TASK, TaskFacts
-from safe_ray.training.maps import choose_pin, stream_budget
+
+# What needs torch is imported by the functions below that need it: it takes seconds to import, and
+# whatever is wrong with the data can be told without it.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from safe_ray.backbones.openclip import Backbone
+    from safe_ray.cluster import TrialPlan
+    from safe_ray.features.extract import ExtractionRequest, ExtractionSummary
+    from safe_ray.search.space import Range, SearchSpace
+    from safe_ray.training.job import TaskFacts
 
 Selection = Literal["coop", "cross", "full"]
 
@@ -92,6 +86,9 @@ class CheckedImages:
 
 def search_space(config: SweepConfig) -> SearchSpace:
     """Return the search space that `search.*` describes; a fixed alpha joins the grid."""
+    from safe_ray.heads.blending import alpha_grid
+    from safe_ray.search.space import Range, SearchSpace
+
     search = config.search
     grid = alpha_grid(search.alpha_points)
     alpha = _range(search.alpha)
@@ -108,17 +105,15 @@ def search_space(config: SweepConfig) -> SearchSpace:
 
 
 def _range(value: float | FloatRange | IntRange) -> Range | float:
+    from safe_ray.search.space import Range
+
     if isinstance(value, FloatRange | IntRange):
         return Range(value.low, value.high, value.log)
     return value
 
 
-def read_manifests(config: SweepConfig, keep: bool = True) -> dict[str, Manifest]:
+def read_manifests(config: SweepConfig) -> dict[str, Manifest]:
     """Read and check the data sets of the sweep, its targets included.
-
-    Args:
-        config: of the sweep.
-        keep: write down the splits that were drawn (see `safe_ray.search.frozen`).
 
     Raises:
         InputError: a data set is not what it should be, or has nothing to test on; a target is
@@ -138,11 +133,22 @@ def read_manifests(config: SweepConfig, keep: bool = True) -> dict[str, Manifest
             target_columns(manifests[source], manifest)
         if manifest.listed:
             redraw = config.datasets[name].on_change == "redraw"
-            folder = config.features.store / MANIFESTS
-            changed = freeze(manifest, specs[name], folder, redraw, keep)
+            changed = compare(manifest, specs[name], config.features.store / MANIFESTS, redraw)
             if changed is not None:
                 manifests[name] = replace(manifest, notes=(*manifest.notes, changed))
     return manifests
+
+
+def keep_splits(config: SweepConfig, manifests: Mapping[str, Manifest]) -> None:
+    """Keep the splits that were made here, now that their images are known to be sound.
+
+    Raises:
+        InputError: the store cannot be written.
+    """
+    specs = config.dataset_specs()
+    for name, manifest in manifests.items():
+        if manifest.listed:
+            freeze(manifest, specs[name], config.features.store / MANIFESTS)
 
 
 def draw_episodes(config: SweepConfig, manifests: Mapping[str, Manifest]) -> dict[Task, Episode]:
@@ -258,6 +264,8 @@ def check_unchanged(config: SweepConfig, tasks: Sequence[CheckedTask]) -> None:
     Raises:
         InputError: the images of a task have changed since.
     """
+    from safe_ray.training.job import TASK, TaskFacts
+
     for checked in tasks:
         folder = config.outputs / "tasks" / checked.task.id
         if not (folder / TASK).exists():
@@ -286,6 +294,8 @@ def extract_support(
 
     `reporter` is told of damaged parts, and of the check for them if it takes long.
     """
+    from safe_ray.features.extract import ExtractionRequest
+
     views = range(config.features.views + 1)
     requests = [ExtractionRequest.of(task.support, views) for task in tasks]
     requests += [
@@ -304,6 +314,8 @@ def extract_tests(
     reporter: Reporter | None = None,
 ) -> ExtractionSummary:
     """Fill the feature store with the evaluation views of test splits; see `extract_support`."""
+    from safe_ray.features.extract import ExtractionRequest
+
     requests = [ExtractionRequest.of(inventory, (0,)) for inventory in inventories]
     return _extract(config, backbone, requests, progress, reporter)
 
@@ -315,6 +327,8 @@ def _extract(
     progress: Progress,
     reporter: Reporter | None,
 ) -> ExtractionSummary:
+    from safe_ray.features.extract import ExtractionOptions, extract
+
     features = config.features
     options = ExtractionOptions(
         precision=features.precision,
@@ -344,6 +358,15 @@ def write_tasks(
     plan: TrialPlan,
 ) -> dict[str, TaskFacts]:
     """Write what the workers need into the sweep's folder, and return it by task id."""
+    from safetensors.torch import save_file
+
+    from safe_ray.features.extract import open_store
+    from safe_ray.poolings import to_json
+    from safe_ray.poolings.base import select_parameters
+    from safe_ray.search.space import task_seed
+    from safe_ray.training.job import POOLING, TaskFacts
+    from safe_ray.training.maps import choose_pin, stream_budget
+
     folder = config.outputs
     with replacing(folder / POOLING) as temporary:
         save_file({k: v.contiguous() for k, v in backbone.state.items()}, temporary)

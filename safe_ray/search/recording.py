@@ -85,6 +85,7 @@ class Recorder:
         self._tracker = tracker
         self._facts = facts
         self._register = register
+        self._trained: dict[str, dict[int, int]] = {task_id: {} for task_id in facts}
 
     def start(self) -> None:
         """Create the run of every task, on the driver, before anything fans out."""
@@ -108,6 +109,7 @@ class Recorder:
 
     def bank(self, job: BankJob, outcome: BankOutcome) -> None:
         """Record every candidate of a finished bank."""
+        self._trained[outcome.task_id][outcome.bank] = len(outcome.candidates)
         for candidate in outcome.candidates:
             hyper_parameters = candidate.hyper_parameters
             name = f"bank-{outcome.bank:03d}-candidate-{candidate.slot:02d}"
@@ -164,6 +166,10 @@ class Recorder:
         self._tracker.finish_task(
             task_id,
             metrics={
+                # A parameter could not follow when a sweep is given more candidates.
+                **{f"best_{k}": v for k, v in asdict(choice.candidate.hyper_parameters).items()},
+                "best_alpha": choice.winner.alpha,
+                "test_samples": sum(counts.samples),
                 **{f"validation_{k}": float(v) for k, v in asdict(choice.validation).items()},
                 **_test_metrics(counts),
                 "test_safe_minus_zero_shot": gain / sum(counts.samples),
@@ -173,13 +179,10 @@ class Recorder:
                     for key, value in _test_metrics(target).items()
                 },
             },
-            params={
-                **{f"best_{k}": v for k, v in asdict(choice.candidate.hyper_parameters).items()},
-                "best_alpha": choice.winner.alpha,
-                "test_samples": sum(counts.samples),
-            },
+            params={},
             head=choice.winner.folder,
             model_name=model_name(sweep, task_id) if self._register else None,
+            step=sum(self._trained[task_id].values()),
         )
 
     def task_result(

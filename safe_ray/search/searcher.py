@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ray.tune.search import Searcher
 from safe_ray.errors import DamagedFileError, InputError
 from safe_ray.files import read_record, write_atomically, write_record
 from safe_ray.search.failures import Failure, failure_of
+from safe_ray.search.sizing import bank_sizes
 from safe_ray.search.space import SearchSpace, suggest_bank, task_seed
 from safe_ray.search.transfer import Loan, best_quarter, borrow, lenders
 from safe_ray.specs import HyperParameters, Task
@@ -40,6 +42,8 @@ class SearchOptions:
         checkpoint_seconds: the least time between two checkpoints of a bank.
         window: tasks that may be unfinished at once, so that later ones borrow from those that have
             ended (see `safe_ray.search.transfer`); None begins all tasks at once.
+        before: the candidates that earlier commands of the sweep asked for, rising; their banks
+            stay as they are.
     """
 
     candidates: int
@@ -49,15 +53,20 @@ class SearchOptions:
     seed: int
     checkpoint_seconds: float
     window: int | None = None
+    before: tuple[int, ...] = ()
 
     @property
     def banks(self) -> int:
         """Banks of each task."""
-        return -(-self.candidates // self.bank)
+        return len(self._sizes)
 
     def size(self, bank: int) -> int:
         """Return how many candidates a bank of a task has."""
-        return min(self.bank, self.candidates - bank * self.bank)
+        return self._sizes[bank]
+
+    @cached_property
+    def _sizes(self) -> tuple[int, ...]:
+        return bank_sizes((*self.before, self.candidates), self.bank)
 
 
 @dataclass

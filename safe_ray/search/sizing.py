@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Weights, gradients and two AdamW moments, in float32; and once more while a bank is restacked.
@@ -53,3 +54,21 @@ def automatic_bank_size(candidates: int, footprint: BankFootprint, memory: int) 
     fitting = (memory - footprint.maps_bytes) // footprint.candidate_bytes
     wanted = -(-candidates // (1 + _LATER_BANKS))
     return int(max(1, min(fitting, wanted)))
+
+
+def bank_sizes(candidates: Sequence[int], bank: int) -> tuple[int, ...]:
+    """Return how many candidates each bank of a task has.
+
+    A sweep that is given more candidates leaves its banks as they are, a smaller last one
+    included, and what is new goes into banks of their own. So the sizes follow from what was asked
+    for, however far a sweep had come by then.
+
+    Args:
+        candidates: of each task, as the sweep's commands have asked for them, rising.
+        bank: candidates of a bank; the last ones of what was asked for may be fewer.
+    """
+    sizes: list[int] = []
+    for before, after in zip((0, *candidates), candidates, strict=False):
+        whole, rest = divmod(after - before, bank)
+        sizes += [bank] * whole + [rest] * (rest > 0)
+    return tuple(sizes)

@@ -1,11 +1,13 @@
 """One sweep from beginning to end: what `python -m safe_ray.tune` does.
 
-    check everything that can be checked -> features -> search -> test report
+    load and connect -> take the name -> features -> search -> test report
+
+What can be checked without that has been checked before (`safe_ray.search.begin`).
 
 The sweep's folder holds all of its state, and every step finds what an earlier run of the same
 sweep has left there: so a driver may be killed at any point and started again.
 
-    config.json            the configuration, which a later run must share
+    config.json            what the winners depend on, which a later run must share
     plan.json              what was decided by the first run's machines: the size of a bank and, for
                            search.transfer, how many tasks are in training at once
     pooling.safetensors    the original pooling
@@ -16,13 +18,11 @@ sweep has left there: so a driver may be killed at any point and started again.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,10 @@ import optuna
 
 from safe_ray.backbones.openclip import Backbone, load_backbone
 from safe_ray.cluster import ClusterResources, TrialPlan, connect, plan_trials
-from safe_ray.config import SweepConfig, remember
+from safe_ray.config import SweepConfig
 from safe_ray.data.manifest import Manifest
 from safe_ray.devices import device_of
-from safe_ray.errors import DamagedFileError, InputError
+from safe_ray.errors import DamagedFileError
 from safe_ray.features.inventory import Inventory
 from safe_ray.files import read_record, write_record
 from safe_ray.job import is_submitted
@@ -43,6 +43,8 @@ from safe_ray.progress import Reporter
 from safe_ray.report.summary import TaskResult
 from safe_ray.report.tables import print_table, write_report
 from safe_ray.search import preparation
+from safe_ray.search.begin import Admitted
+from safe_ray.search.claim import Claim
 from safe_ray.search.closing import closing_lines
 from safe_ray.search.journal import Journal
 from safe_ray.search.recording import Recorder
@@ -58,7 +60,6 @@ from safe_ray.tracking.system import system_facts
 from safe_ray.tracking.writer import BackgroundTracker
 from safe_ray.training.job import BankJob, BankOutcome, TaskFacts
 
-LOCK = ".lock"
 PLAN = "plan.json"
 
 
@@ -83,66 +84,71 @@ class SweepSummary:
     seconds: float
 
 
-def run_sweep(config: SweepConfig) -> SweepSummary:
-    """Run a sweep, or go on with it, and print its table.
+def run_admitted(
+    claim: Claim, admitted: Admitted, reporter: Reporter, began: float
+) -> SweepSummary:
+    """Run a sweep whose images are checked, or go on with it, and print its table.
 
     A task that cannot be brought to a result does not keep the others from theirs.
+
+    Args:
+        claim: on the sweep's folder; its name is taken here.
+        admitted: data sets and images.
+        reporter: where to say how far it is.
+        began: `time.monotonic` when the command began.
 
     Raises:
         InputError: something that the person who asked for it can mend. Nothing that was computed
             before is lost.
     """
-    began = time.monotonic()
-    manifests = preparation.read_manifests(config)
-    episodes = preparation.draw_episodes(config, manifests)
+    config, images = claim.config, admitted.images
     farewell = (
         f"safe_ray: the program has ended without a word: it was killed, or Ray's own process on "
         f"this machine (the raylet) died. Nothing that was finished is lost; to go on, give the "
         f"same command with sweep={config.sweep}"
     )
-    with claimed(config) as resumed, last_words(farewell), Reporter() as reporter:
-        tracker = Tracker(
-            config.tracking.uri, config.experiment, config.sweep, config.tracking.heads
+    tracker = Tracker(
+        config.tracking.uri,
+        config.experiment,
+        config.sweep,
+        config.tracking.heads,
+        begun=claim.beginning.id,
+    )
+    with last_words(farewell), BackgroundTracker(tracker, reporter.say) as writer:
+        backbone = load_backbone(config.backbone.spec())
+        resources = connect(config.cluster.address, config.cluster.num_cpus)
+        plan = plan_trials(
+            resources,
+            config.training.workers,
+            config.training.cpus_per_worker,
+            config.training.gpus_per_worker,
+            config.search.concurrent_trials,
         )
-        with BackgroundTracker(tracker, reporter.say) as writer:
-            _say(config, reporter, resumed, len(episodes))
-            for sentence in preparation.assumptions(config, manifests, episodes):
-                reporter.say(sentence)
-            backbone = load_backbone(config.backbone.spec())
-            resources = connect(config.cluster.address, config.cluster.num_cpus)
-            plan = plan_trials(
-                resources,
-                config.training.workers,
-                config.training.cpus_per_worker,
-                config.training.gpus_per_worker,
-                config.search.concurrent_trials,
-            )
-            images = preparation.check_images(config, manifests, episodes, reporter.phase)
-            for sentence in images.remarks():
-                reporter.say(sentence)
-            writer.log_system(system_facts(_devices(resources)))
-
-            # Nobody who chooses has a test split to look at, from here until all is chosen.
-            columns = _columns(config, manifests)
-            manifests = {name: manifest.without_test() for name, manifest in manifests.items()}
+        if claim.resumed:
             preparation.check_unchanged(config, images.tasks)
-            summary = preparation.extract_support(
-                config, backbone, images.tasks, reporter.phase("extracting features"), reporter
-            )
-            facts = preparation.write_tasks(
-                config, backbone, manifests, images.tasks, summary.precision, plan
-            )
-            recorder = Recorder(writer, facts, config.tracking.register_winners)
-            recorder.start()
-            decision = _decide(config, facts, backbone, plan, recorder, reporter)
-            results = _test(
-                config, facts, backbone, decision, images.tests, columns, recorder, writer, reporter
-            )
-            # MLflow may be slow to take what is queued, or lost: the report does not wait for it.
-            files: Sequence[Path] = ()
-            if results:
-                print_table(results)
-                files = write_report(results, config.outputs)
+        claim.take()
+        writer.log_system(system_facts(_devices(resources)))
+
+        # Nobody who chooses has a test split to look at, from here until all is chosen.
+        columns = _columns(config, admitted.manifests)
+        manifests = {name: manifest.without_test() for name, manifest in admitted.manifests.items()}
+        summary = preparation.extract_support(
+            config, backbone, images.tasks, reporter.phase("extracting features"), reporter
+        )
+        facts = preparation.write_tasks(
+            config, backbone, manifests, images.tasks, summary.precision, plan
+        )
+        recorder = Recorder(writer, facts, config.tracking.register_winners)
+        recorder.start()
+        decision = _decide(claim, facts, backbone, plan, recorder, reporter)
+        results = _test(
+            config, facts, backbone, decision, images.tests, columns, recorder, writer, reporter
+        )
+        # MLflow may be slow to take what is queued, or lost: the report does not wait for it.
+        files: Sequence[Path] = ()
+        if results:
+            print_table(results)
+            files = write_report(results, config.outputs)
     result = SweepSummary(
         config.outputs,
         tuple(results),
@@ -156,51 +162,8 @@ def run_sweep(config: SweepConfig) -> SweepSummary:
     return result
 
 
-@contextlib.contextmanager
-def claimed(config: SweepConfig) -> Iterator[bool]:
-    """Hold the sweep's folder against a second driver; yields whether the sweep was begun before.
-
-    Raises:
-        InputError: the folder cannot be written, another driver holds it, or the sweep of this
-            name had another configuration.
-    """
-    folder = config.outputs
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / LOCK, "a")  # noqa: SIM115
-    except OSError as error:
-        raise InputError(
-            f"Could not write {folder} ({error.strerror}): free some space there, or name another "
-            "folder with storage=<folder>."
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"The sweep {config.sweep!r} in {folder} is being run by another process: wait "
-                "for it, or choose another name with sweep=<name>."
-            ) from None
-        except OSError as error:
-            raise InputError(
-                f"The file system of {folder} cannot lock files ({error.strerror}), which keeps "
-                "two processes from running one sweep: mount it with locks, or name a folder on "
-                "another one with storage=<folder>."
-            ) from error
-        yield remember(config)
-
-
-def _say(config: SweepConfig, reporter: Reporter, resumed: bool, tasks: int) -> None:
-    verb = "Going on with" if resumed else "Starting"
-    candidates = config.search.candidates
-    reporter.say(
-        f"{verb} sweep {config.sweep}: {tasks} task{'s' * (tasks != 1)}, {candidates} "
-        f"candidate{'s' * (candidates != 1)} each, backbone {config.backbone.name}."
-    )
-
-
 def _decide(
-    config: SweepConfig,
+    claim: Claim,
     facts: Mapping[str, TaskFacts],
     backbone: Backbone,
     plan: TrialPlan,
@@ -208,14 +171,14 @@ def _decide(
     reporter: Reporter,
 ) -> Decision:
     """Search, and choose winners whose files are whole: a damaged one's bank is trained again."""
-    sweep = str(config.outputs)
-    searcher = _search(config, facts, backbone, plan, recorder, reporter)
+    sweep = str(claim.config.outputs)
+    searcher = _search(claim, facts, backbone, plan, recorder, reporter)
     decision = decide(sweep, searcher)
     damaged = discard_damaged(decision)
     if damaged:
         for task_id, reason in damaged.items():
             reporter.say(f"{task_id}: {reason}; the winner's bank is trained again.")
-        searcher = _search(config, facts, backbone, plan, recorder, reporter)
+        searcher = _search(claim, facts, backbone, plan, recorder, reporter)
         decision = decide(sweep, searcher)
         decision = decision.without(discard_damaged(decision))
     for task_id, failures in searcher.given_up.items():
@@ -228,13 +191,14 @@ def _decide(
 
 
 def _search(
-    config: SweepConfig,
+    claim: Claim,
     facts: Mapping[str, TaskFacts],
     backbone: Backbone,
     plan: TrialPlan,
     recorder: Recorder,
     reporter: Reporter,
 ) -> BankSearcher:
+    config = claim.config
     folder, search = config.outputs, config.search
     space = preparation.search_space(config)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -276,6 +240,7 @@ def _search(
             seed=search.seed,
             checkpoint_seconds=config.training.checkpoint_seconds,
             window=at_once,
+            before=claim.beginning.candidates[:-1],
         ),
         on_bank,
         show,
@@ -303,7 +268,7 @@ def _bank_size(
     """Return the size of a bank: as asked for, or as the first run of the sweep decided."""
     search = config.search
     if search.bank != "auto":
-        return min(search.bank, search.candidates)
+        return search.bank
     crossed = any(task.mode == "cross" for task in facts.values())
     folds = search.folds if crossed else 0
     footprint = BankFootprint(

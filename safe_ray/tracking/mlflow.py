@@ -60,6 +60,7 @@ KIND, SWEEP, TASK, CANDIDATE = (
     "safe_ray.task",
     "safe_ray.candidate",
 )
+BEGUN = "safe_ray.begun"
 FACTS, RUN, HEAD_DIGEST = "safe_ray.facts", "safe_ray.run", "safe_ray.head"
 HEAD_FOLDER = "head"
 PARENT_RUN = "mlflow.parentRunId"
@@ -96,6 +97,7 @@ class Tracker:
         sweep: name of the sweep; runs are found again by it.
         heads: which heads are stored as artifacts. `all`: of every candidate and the winner;
             `best`: of the winner; `none`: of nobody, and no model is registered either.
+        begun: tells the sweep from an earlier one of its name, whose runs are left alone.
         artifact_root: folder or URI for a new experiment's artifacts. None: `mlartifacts/` beside a
             SQLite database, otherwise what the server chooses.
 
@@ -115,12 +117,14 @@ class Tracker:
         sweep: str,
         heads: Heads = "all",
         artifact_root: str | None = None,
+        begun: str = "",
     ) -> None:
         self.uri = normalise_uri(uri)
         self.experiment = experiment
         self.sweep = sweep
         self.heads = heads
         self.artifact_root = artifact_root
+        self.begun = begun
         self.experiment_id = ""
         self._client: MlflowClient | None = None
         self._tasks: dict[str, _Known] = {}
@@ -148,7 +152,7 @@ class Tracker:
 
             client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             self.experiment_id = self._open_experiment(client)
-            runs = self._search(client, {SWEEP: self.sweep, KIND: "task"})
+            runs = self._search(client, {**self._own, KIND: "task"})
         # MLflow lists the newest first: where a duplicate was made by hand, the oldest counts.
         self._tasks = {run.data.tags[TASK]: _known(run) for run in runs}
         self._client = client
@@ -180,7 +184,7 @@ class Tracker:
         with self._telling(f"start the run of {task_id}"):
             known = self._tasks.get(task_id)
             if known is None:
-                own = {SWEEP: self.sweep, KIND: "task", TASK: task_id}
+                own = {**self._own, KIND: "task", TASK: task_id}
                 known = self._create(name, {**tags, **own})
                 self._tasks[task_id] = known
                 self._candidates[task_id] = {}
@@ -224,7 +228,7 @@ class Tracker:
                 return known.run_id
             if known is None:
                 own = {
-                    SWEEP: self.sweep,
+                    **self._own,
                     KIND: "candidate",
                     TASK: task_id,
                     CANDIDATE: candidate_id,
@@ -248,8 +252,12 @@ class Tracker:
         head: Path,
         model_name: str | None,
         alias: str = "best",
+        step: int = 0,
     ) -> str:
         """Record a task's result, register the winner's head, and return the id of the task's run.
+
+        The metrics have a step, the number of candidates that the winner was chosen from, because
+        a sweep can be given more: MLflow then shows the latest, and keeps those before it.
 
         The registered model's version is the artifact `head/` of the task's run, and carries the
         head's digest: the same head again is the same version. It has no MLmodel file: downloading
@@ -259,7 +267,7 @@ class Tracker:
         client = self._opened()
         known = self._task(task_id)
         with self._telling(f"record the result of {task_id}"):
-            self._log(known, params, _points(metrics, {}, known.start_ms))
+            self._log(known, params, _points(metrics, {}, known.start_ms, step))
             if self.heads != "none" and model_name is not None:
                 self._register(client, known, head, model_name, alias)
             elif self.heads != "none":
@@ -277,6 +285,11 @@ class Tracker:
         self._client = None
         self._tasks.clear()
         self._candidates.clear()
+
+    @property
+    def _own(self) -> dict[str, str]:
+        """The tags that tell this sweep's runs from all others."""
+        return {SWEEP: self.sweep, **({BEGUN: self.begun} if self.begun else {})}
 
     def _opened(self) -> MlflowClient:
         if self._client is None:
@@ -334,7 +347,7 @@ class Tracker:
 
     def _children(self, client: MlflowClient, task_id: str) -> dict[str, _Known]:
         if task_id not in self._candidates:
-            tags = {SWEEP: self.sweep, KIND: "candidate", TASK: task_id}
+            tags = {KIND: "candidate", PARENT_RUN: self._task(task_id).run_id}
             runs = self._search(client, tags)
             self._candidates[task_id] = {
                 run.data.tags[CANDIDATE]: _without_params_of_ended(_known(run)) for run in runs
@@ -465,11 +478,14 @@ def _without_params_of_ended(known: _Known) -> _Known:
 
 
 def _points(
-    metrics: Mapping[str, float], curves: Mapping[str, Curve], timestamp_ms: int
+    metrics: Mapping[str, float],
+    curves: Mapping[str, Curve],
+    timestamp_ms: int,
+    step: int = 0,
 ) -> list[Metric]:
     from mlflow.entities import Metric
 
-    points = [Metric(key, float(value), timestamp_ms, 0) for key, value in metrics.items()]
+    points = [Metric(key, float(value), timestamp_ms, step) for key, value in metrics.items()]
     for key, curve in curves.items():
         steps: Iterable[tuple[int, float]] = (
             curve.items() if isinstance(curve, Mapping) else enumerate(curve)

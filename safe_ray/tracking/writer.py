@@ -98,6 +98,7 @@ class BackgroundTracker:
         head: Path,
         model_name: str | None,
         alias: str = "best",
+        step: int = 0,
     ) -> None:
         """Queue `Tracker.finish_task`."""
         self._queue(
@@ -108,6 +109,7 @@ class BackgroundTracker:
             head,
             model_name,
             alias,
+            step,
         )
 
     def run_id(self, task_id: str) -> str | None:

@@ -25,7 +25,7 @@ def config_for(folder: Path, config_dir: Path, *overrides: str) -> SweepConfig:
 
 
 def estimated(config: SweepConfig, samples: dict[tuple[str, str], str] | None = None) -> Estimate:
-    manifests = preparation.read_manifests(config, keep=False)
+    manifests = preparation.read_manifests(config)
     episodes = preparation.draw_episodes(config, manifests)
     wanted = wanted_views(config, manifests, episodes)
     return estimate(config, wanted, samples or {}, episodes, seconds=0.05)

@@ -81,7 +81,7 @@ def test_a_bad_image_that_no_task_draws_is_listed_and_stops_nothing(
     shapes: Path, tiny_config_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = config_for(shapes, tiny_config_dir, "tasks.shots=[1]")
-    manifests = preparation.read_manifests(config, keep=False)
+    manifests = preparation.read_manifests(config)
     episodes = preparation.draw_episodes(config, manifests)
     used = {path for _, path in wanted_views(config, manifests, episodes)}
     spare = next(

@@ -17,7 +17,7 @@ from safe_ray.config import SweepConfig
 from safe_ray.errors import InputError
 from safe_ray.features.inventory import no_progress
 from safe_ray.search import preparation
-from safe_ray.search.extraction import run_extract
+from safe_ray.search.begin import run_extract
 from safe_ray.specs import DatasetSpec
 from tests.data.coop_tree import OPTIONS, entries, write_coop
 from tests.data.image_tree import write_tree

@@ -126,6 +126,30 @@ def test_each_task_gets_its_candidates_and_no_more(tmp_path: Path) -> None:
         assert [len(bank.candidates) for bank in banks] == [2, 2, 2, 1]
 
 
+@pytest.mark.parametrize("stop_after", [2, 7, 9])
+def test_a_sweep_that_is_given_more_candidates_keeps_its_banks(
+    tmp_path: Path, stop_after: int
+) -> None:
+    """However far it had come by then, the new candidates are the same."""
+    ended, stopped = tmp_path / "ended", tmp_path / "stopped"
+    more = replace(options(), candidates=9, before=(5,))
+
+    def grow(folder: Path) -> BankSearcher:
+        search = BankSearcher(folder, TASKS, SPACE, more, lambda job, outcome: None)
+        drain(search, random.Random(2), slots=2)
+        return search
+
+    drain(searcher(ended, candidates=5), random.Random(0), slots=2)
+    before = candidates_on_disk(ended)
+    for banks in grow(ended).outcomes.values():
+        assert [len(bank.candidates) for bank in banks] == [2, 2, 1, 2, 2]
+    assert before.items() <= candidates_on_disk(ended).items()
+
+    drain(searcher(stopped, candidates=5), random.Random(1), slots=2, stop_after=stop_after)
+    grow(stopped)
+    assert candidates_on_disk(stopped) == candidates_on_disk(ended)
+
+
 @pytest.mark.parametrize("window", [None, 2])
 def test_outcomes_stay_on_disk(tmp_path: Path, window: int | None) -> None:
     """A sweep of many tasks would otherwise fill the driver's memory."""

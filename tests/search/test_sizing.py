@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from safe_ray.poolings.modified_resnet import AttentionPool
-from safe_ray.search.sizing import BankFootprint, automatic_bank_size
+from safe_ray.search.sizing import BankFootprint, automatic_bank_size, bank_sizes
 
 PARAMETERS = 50 * 2048 + 3 * (2048 * 2048 + 2048) + 1024 * 2048 + 1024
 RN50 = BankFootprint(
@@ -44,3 +45,20 @@ def test_folds_are_members_of_the_bank_and_need_their_own_memory() -> None:
     memory = RN50.maps_bytes + 20 * RN50.candidate_bytes
     assert automatic_bank_size(100, RN50, memory) == 20
     assert automatic_bank_size(100, with_folds, memory) == 4
+
+
+@pytest.mark.parametrize(
+    ("asked", "bank", "sizes"),
+    [
+        ((7,), 2, (2, 2, 2, 1)),
+        ((8,), 4, (4, 4)),
+        ((3,), 8, (3,)),
+        ((6, 16), 4, (4, 2, 4, 4, 2)),
+        ((4, 8, 12), 4, (4, 4, 4)),
+        ((3, 20), 8, (3, 8, 8, 1)),
+    ],
+)
+def test_what_was_asked_for_later_goes_into_banks_of_its_own(
+    asked: tuple[int, ...], bank: int, sizes: tuple[int, ...]
+) -> None:
+    assert bank_sizes(asked, bank) == sizes

@@ -259,10 +259,54 @@ def test_another_configuration_under_the_same_name_is_refused(
     finished: tuple[Path, str], tiny_config_dir: Path, weights: Path
 ) -> None:
     storage, _ = finished
-    refused = run(command(tiny_config_dir, weights, storage, "search.candidates=7"))
+    refused = run(command(tiny_config_dir, weights, storage, "training.batch_size=7"))
     assert refused.returncode == 2
-    assert "search.candidates was 6, is 7" in refused.stderr
+    assert "training.batch_size was 8, is 7" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.timeout(900)
+def test_a_name_is_taken_by_what_runs_and_goes_on_with_more(
+    tmp_path: Path, tiny_config_dir: Path, weights: Path
+) -> None:
+    settings = ("tasks.seeds=[1]", "evaluation.targets=[]", "search.candidates=3")
+    unfit = tmp_path / "unfit.safetensors"
+    save_file({"weight": torch.zeros(1)}, unfit)
+    refused = run(
+        command(tiny_config_dir, weights, tmp_path, *settings, f"backbone.pretrained={unfit}")
+    )
+    assert refused.returncode == 2
+    assert "does not fit the model" in refused.stderr
+    assert not (tmp_path / "outputs").exists()
+
+    corrected = run(command(tiny_config_dir, weights, tmp_path, *settings))
+    assert corrected.returncode == 0, corrected.stderr[-3000:]
+    (small,) = summary_of(tmp_path)
+    assert small["targets"] == {}
+    kept = finished_banks(tmp_path)
+    assert len(kept) == 2
+
+    more = ("tasks.seeds=[1]", "data.skip_bad=true", "tracking.heads=best", "search.candidates=7")
+    grown = run(command(tiny_config_dir, weights, tmp_path, *more))
+    assert grown.returncode == 0, grown.stderr[-3000:]
+    assert "Going on with sweep trial: 1 task, 7 candidates each (3 before)" in grown.stderr
+    assert kept.items() <= finished_banks(tmp_path).items()
+    sizes = [
+        len(json.loads(file.read_text())["candidates"]) for file in sorted(finished_banks(tmp_path))
+    ]
+    assert sizes == [2, 1, 2, 2]
+    (large,) = summary_of(tmp_path)
+    assert set(large["targets"]) == {"some_shapes"}
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    latest = client.get_run(large["mlflow_run_id"]).data.metrics
+    assert latest["test_safe"] == large["test"]["safe"]
+    assert latest["best_lr"] == large["best"]["lr"]
+
+    anew = run(command(tiny_config_dir, weights, tmp_path, *settings, "--restart", "--yes"))
+    assert anew.returncode == 0, anew.stderr[-3000:]
+    (again,) = summary_of(tmp_path)
+    assert again["mlflow_run_id"] != small["mlflow_run_id"]
+    assert {**again, "mlflow_run_id": ""} == {**small, "mlflow_run_id": ""}
 
 
 def start(arguments: list[str], storage: Path, until: int) -> subprocess.Popen[str]:

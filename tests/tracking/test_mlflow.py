@@ -463,3 +463,29 @@ def test_a_real_server_gets_the_same_sweep_and_its_loss_is_told(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with pytest.raises(InputError, match="repeat the command with the same sweep name"):
         candidate(tracker, 99, head)
+
+
+def test_a_sweep_begun_anew_has_runs_of_its_own_and_leaves_the_old_ones(
+    uri: str, head: Path
+) -> None:
+    old = record(opened(uri, begun="monday"), head)
+    new = record(opened(uri, begun="tuesday"), head, candidates=2)
+    assert record(opened(uri, begun="tuesday"), head, candidates=2) == new
+    runs = all_runs(uri)
+    assert {run.info.run_id for run in of_kind(runs, "task")} == {old, new}
+    parents = [run.data.tags["mlflow.parentRunId"] for run in of_kind(runs, "candidate")]
+    assert (parents.count(old), parents.count(new)) == (3, 2)
+
+
+def test_a_result_of_more_candidates_is_the_latest_even_if_it_is_lower(
+    uri: str, head: Path
+) -> None:
+    tracker = opened(uri)
+    tracker.start_task(TASK, TASK, {}, {})
+    tracker.finish_task(TASK, {"test_safe": 0.8}, {}, head, None, step=16)
+    run_id = tracker.finish_task(TASK, {"test_safe": 0.7}, {}, head, None, step=64)
+    tracker.finish_task(TASK, {"test_safe": 0.7}, {}, head, None, step=64)
+    client = MlflowClient(uri)
+    assert client.get_run(run_id).data.metrics["test_safe"] == 0.7
+    history = client.get_metric_history(run_id, "test_safe")
+    assert [(point.step, point.value) for point in history] == [(16, 0.8), (64, 0.7)]

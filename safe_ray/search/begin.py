@@ -1,0 +1,127 @@
+"""What a command does first: whatever can be refused, before what takes seconds or leaves traces.
+
+The order is that of the cost. Names, paths and files; then the lists of the data sets; then their
+images, each decoded once. Only then are torch, open_clip, MLflow and Ray imported, the weights
+loaded, the tracker opened and the cluster joined (`safe_ray.search.sweep`), and when all of that
+has gone well the sweep takes its name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from safe_ray.backbones.files import check_files
+from safe_ray.config import SweepConfig
+from safe_ray.data.manifest import Manifest
+from safe_ray.files import check_writable
+from safe_ray.progress import Reporter
+from safe_ray.search import preparation
+from safe_ray.search.claim import Claim, claimed
+from safe_ray.tracking.connection import normalise_uri, sqlite_file
+
+if TYPE_CHECKING:
+    from safe_ray.features.extract import ExtractionSummary
+    from safe_ray.search.sweep import SweepSummary
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """What passed the checks.
+
+    Attributes:
+        manifests: the data sets, by name.
+        images: all images that are needed.
+    """
+
+    manifests: Mapping[str, Manifest]
+    images: preparation.CheckedImages
+
+
+def run_sweep(config: SweepConfig, anew: bool = False) -> SweepSummary:
+    """Run a sweep, or go on with it, and print its table.
+
+    Args:
+        config: of the sweep.
+        anew: remove what was begun under its name, once everything is checked.
+
+    Raises:
+        InputError: something that the person who asked for it can mend. Nothing that was computed
+            before is lost.
+    """
+    began = time.monotonic()
+    check_places(config)
+    with claimed(config, anew) as claim, Reporter() as reporter:
+        admitted = admit(config, reporter, _opening(claim))
+
+        from safe_ray.search.sweep import run_admitted
+
+        return run_admitted(claim, admitted, reporter, began)
+
+
+def run_extract(config: SweepConfig) -> list[ExtractionSummary]:
+    """Extract the support, validation and test images of all tasks, and say what was done.
+
+    Raises:
+        InputError: images are bad, or the store cannot be written.
+    """
+    check_places(config)
+    with Reporter() as reporter:
+        admitted = admit(config, reporter)
+
+        from safe_ray.search.extraction import extract_admitted
+
+        return extract_admitted(config, admitted.images, reporter)
+
+
+def check_places(config: SweepConfig) -> None:
+    """Check the files and folders that a configuration names, the data sets apart.
+
+    Raises:
+        InputError: which of them is missing, unreadable or read-only.
+    """
+    check_files(config.backbone.spec())
+    check_writable(config.storage, "storage")
+    check_writable(config.features.store, "features.store")
+    database = sqlite_file(normalise_uri(config.tracking.uri))
+    if database is not None:
+        check_writable(database.parent, "tracking.uri")
+
+
+def admit(config: SweepConfig, reporter: Reporter, opening: str = "") -> Admitted:
+    """Read the data sets, say what was assumed about them, and check their images.
+
+    Args:
+        config: of the sweep.
+        reporter: where to say it.
+        opening: what to say before.
+
+    Raises:
+        InputError: a data set is not what it should be, or images are bad.
+    """
+    manifests = preparation.read_manifests(config)
+    episodes = preparation.draw_episodes(config, manifests)
+    if opening:
+        reporter.say(opening)
+    for sentence in preparation.assumptions(config, manifests, episodes):
+        reporter.say(sentence)
+    images = preparation.check_images(config, manifests, episodes, reporter.phase)
+    for sentence in images.remarks():
+        reporter.say(sentence)
+    preparation.keep_splits(config, manifests)
+    return Admitted(manifests, images)
+
+
+def _opening(claim: Claim) -> str:
+    config = claim.config
+    tasks, candidates = len(config.tasks.tasks()), config.search.candidates
+    verb = "Going on with" if claim.resumed else "Starting"
+    grown = claim.resumed and len(claim.beginning.candidates) > 1
+    before = claim.beginning.candidates[-2] if grown else candidates
+    more = f" ({before} before)" if grown else ""
+    return (
+        f"{verb} sweep {config.sweep}: {tasks} task{'s' * (tasks != 1)}, {candidates} "
+        f"candidate{'s' * (candidates != 1)} each{more}, backbone {config.backbone.name}."
+    )

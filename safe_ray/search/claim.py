@@ -1,0 +1,203 @@
+"""A sweep's name: who holds its folder, and what was begun under it.
+
+`config.json` holds what the results depend on. It is written when everything has been checked that
+can be, so that a command which is refused takes no name and leaves no folder behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from safe_ray.config import REMEMBERED, SweepConfig, difference, essentials
+from safe_ray.errors import InputError
+from safe_ray.files import write_atomically
+
+LOCK = ".lock"
+BEGUN = "begun"
+"""The key of `config.json` under which the beginning is kept."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What is kept of how a sweep was begun.
+
+    Attributes:
+        id: tells it from another sweep that has its name later.
+        candidates: of each task, as its commands have asked for them: every number is larger than
+            the one before.
+    """
+
+    id: str
+    candidates: tuple[int, ...]
+
+    def asked(self, candidates: int) -> Beginning:
+        """Return it with what one more command asks for."""
+        if self.candidates and self.candidates[-1] == candidates:
+            return self
+        return Beginning(self.id, (*self.candidates, candidates))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work in a sweep's folder, which lasts as long as `claimed` does.
+
+    Attributes:
+        config: of the sweep.
+        beginning: of the sweep, with what this command asks for.
+        resumed: whether an earlier command has begun the sweep.
+        anew: whether what is in the folder goes when the name is taken.
+    """
+
+    config: SweepConfig
+    beginning: Beginning
+    resumed: bool
+    anew: bool
+
+    def take(self) -> None:
+        """Take the name: nothing is left to check, and the work begins.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        folder = self.config.outputs
+        if self.anew:
+            _empty(folder)
+        begun = {"id": self.beginning.id, "candidates": list(self.beginning.candidates)}
+        content = {**essentials(self.config), BEGUN: begun}
+        write_atomically(folder / REMEMBERED, json.dumps(content, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def claimed(config: SweepConfig, anew: bool = False) -> Iterator[Claim]:
+    """Hold the sweep's folder against a second driver.
+
+    If the name is not taken before the block ends, the folder is as it was before.
+
+    Args:
+        config: of the sweep.
+        anew: begin the sweep from nothing, whatever was begun under its name.
+
+    Raises:
+        InputError: the folder cannot be written, another driver holds it, or the sweep of this
+            name has another configuration.
+    """
+    folder = config.outputs
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    with _open_lock(folder) as lock:
+        if not _hold(lock, folder, missing):
+            raise InputError(
+                f"The sweep {config.sweep!r} in {folder} is being run by another process: wait "
+                "for it, or choose another name with sweep=<name>."
+            )
+        try:
+            yield _claim(config, anew)
+        finally:
+            _leave(folder, missing)
+
+
+def was_begun(config: SweepConfig) -> bool:
+    """Return whether there is a sweep of this name."""
+    return (config.outputs / REMEMBERED).exists()
+
+
+def _open_lock(folder: Path) -> TextIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return open(folder / LOCK, "a")
+    except OSError as error:
+        raise InputError(
+            f"Could not write {folder} ({error.strerror}): free some space there, or name another "
+            "folder with storage=<folder>."
+        ) from error
+
+
+def _hold(lock: TextIO, folder: Path, made: Sequence[Path]) -> bool:
+    """Lock the folder; False if another driver has it, or has just left it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # One that was refused meanwhile has removed the file that was opened here.
+        return os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError as error:
+        _leave(folder, made)
+        raise InputError(
+            f"The file system of {folder} cannot lock files ({error.strerror}), which keeps "
+            "two processes from running one sweep: mount it with locks, or name a folder on "
+            "another one with storage=<folder>."
+        ) from error
+
+
+def _leave(folder: Path, made: Sequence[Path]) -> None:
+    """Remove the lock, and the folders that were made for it, of a name that was not taken."""
+    if not (folder / REMEMBERED).exists():
+        with contextlib.suppress(OSError):
+            (folder / LOCK).unlink()
+            for place in made:
+                place.rmdir()
+
+
+def _claim(config: SweepConfig, anew: bool) -> Claim:
+    candidates = config.search.candidates
+    before = None if anew else _read(config.outputs / REMEMBERED)
+    if before is None:
+        new = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
+        return Claim(config, Beginning(new, (candidates,)), resumed=False, anew=anew)
+    begun, old = before
+    changed = difference(old, essentials(config))
+    if changed is not None:
+        raise InputError(
+            f"The sweep {config.sweep!r} in {config.outputs} was started with another "
+            f"configuration ({changed}): go on with the old one, choose another name with "
+            "sweep=<name>, or begin it anew with --restart."
+        )
+    if candidates < begun.candidates[-1]:
+        raise InputError(
+            f"The sweep {config.sweep!r} in {config.outputs} has {begun.candidates[-1]} candidates "
+            f"a task, and search.candidates={candidates} is fewer: a sweep may get more, so leave "
+            "it as it was, choose another name with sweep=<name>, or begin it anew with --restart."
+        )
+    return Claim(config, begun.asked(candidates), resumed=True, anew=False)
+
+
+def _read(file: Path) -> tuple[Beginning, Mapping[str, Any]] | None:
+    if not file.exists():
+        return None
+    try:
+        content = json.loads(file.read_text())
+        begun = content.pop(BEGUN)
+        return Beginning(str(begun["id"]), tuple(map(int, begun["candidates"]))), content
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file} cannot be read ({error!r}): choose another name with sweep=<name>, or begin "
+            "the sweep anew with --restart."
+        ) from None
+
+
+def _empty(folder: Path) -> None:
+    """Remove all of a sweep's folder but the lock, and what says that it is a sweep.
+
+    The latter is replaced when the rest is gone. A command that dies in between leaves the old
+    sweep with fewer banks, which it trains again when it goes on.
+    """
+    try:
+        for entry in folder.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name not in (LOCK, REMEMBERED):
+                entry.unlink()
+    except OSError as error:
+        raise InputError(
+            f"Could not remove the old sweep in {folder} ({error.strerror}): remove it by hand, or "
+            "choose another name with sweep=<name>."
+        ) from error
