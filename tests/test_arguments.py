@@ -53,7 +53,7 @@ def test_every_option_has_a_line():
     ]
 
 
-def test_a_mistake_and_an_interruption_have_their_statuses(capsys: pytest.CaptureFixture[str]):
+def test_a_mistake_and_an_interruption_have_their_statuses(capfd: pytest.CaptureFixture[str]):
     def mistake() -> int:
         raise InputError("no.")
 
@@ -63,7 +63,7 @@ def test_a_mistake_and_an_interruption_have_their_statuses(capsys: pytest.Captur
     assert answer(lambda: 0) == 0
     assert answer(mistake) == 2
     assert answer(interrupted, "Stopped.") == 130
-    assert capsys.readouterr().err == "safe_ray: no.\n\nStopped.\n"
+    assert capfd.readouterr().err == "safe_ray: no.\n\nStopped.\n"
 
 
 @pytest.mark.parametrize("module", ["safe_ray.tune", "safe_ray.datasets", "pipelines.benchmark"])
