@@ -19,14 +19,10 @@ from typing import Any
 from bench.harness import arguments
 from safe_ray.files import write_atomically
 
-# It runs two whole sweeps, which take as long as all the others together: python -m bench.transfer
-LONG = ("transfer",)
 SCRIPTS = sorted(
     file.stem
     for file in Path(__file__).parent.glob("*.py")
-    if '__name__ == "__main__"' in file.read_text()
-    and not file.stem.startswith("_")
-    and file.stem not in LONG
+    if '__name__ == "__main__"' in file.read_text() and not file.stem.startswith("_")
 )
 RESULTS = Path(__file__).parents[1] / "docs" / "performance.json"
 

@@ -348,9 +348,6 @@ class SearchConfig(Group):
     banks_in_flight: PositiveInt = Field(
         description="Banks of one task that may be trained at once."
     )
-    transfer: Flag = Field(
-        description="Begin each task's search with what was good for tasks that have ended."
-    )
     concurrent_trials: PositiveInt | Auto = Field(
         description="Banks trained at once in all, at most; auto is what the cluster holds."
     )

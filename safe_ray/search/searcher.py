@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -13,16 +12,14 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from safe_ray.errors import DamagedFileError, InputError
-from safe_ray.files import read_record, write_atomically, write_record
+from safe_ray.files import read_record, write_record
 from safe_ray.search.failures import Failure, failure_of
 from safe_ray.search.sizing import bank_sizes
 from safe_ray.search.space import SearchSpace, suggest_bank, task_seed
-from safe_ray.search.transfer import Loan, best_quarter, borrow, lenders
 from safe_ray.specs import HyperParameters, Task
 from safe_ray.training.job import OUTCOME, BankJob, BankOutcome
 
 JOB = "job.json"
-LOANS = "borrowed.json"
 SHARE = "share"
 """The key under which a trial reports the share of its epochs that is done."""
 FAILURE = "failure"
@@ -40,8 +37,6 @@ class SearchOptions:
         row_points: points of a head's alpha row that its study is told beside its own.
         seed: seeds every task's suggestions.
         checkpoint_seconds: the least time between two checkpoints of a bank.
-        window: tasks that may be unfinished at once, so that later ones borrow from those that have
-            ended (see `safe_ray.search.transfer`); None begins all tasks at once.
         before: the candidates that earlier commands of the sweep asked for, rising; their banks
             stay as they are.
     """
@@ -52,7 +47,6 @@ class SearchOptions:
     row_points: int
     seed: int
     checkpoint_seconds: float
-    window: int | None = None
     before: tuple[int, ...] = ()
 
     @property
@@ -74,14 +68,13 @@ class _TaskProgress:
     """The banks of one task: handed out, finished, and given up.
 
     Their candidates and outcomes stay on disk, so that a sweep's tasks cost the driver next to no
-    memory. What an ended task lends is kept, for every later task asks for it.
+    memory.
     """
 
     task: Task
     handed_out: int = 0
     finished: set[int] = field(default_factory=set)
     given_up: dict[int, Failure] = field(default_factory=dict)
-    offers: list[HyperParameters] | None = None
 
     @property
     def task_id(self) -> str:
@@ -113,8 +106,7 @@ class _Outcomes(Mapping[str, list[BankOutcome]]):
 class BankSearcher(Searcher):
     """Hands out one bank a trial, so that a cluster is full.
 
-    Without a window all tasks take turns. With one, the unfinished task that comes first has
-    precedence, and the next task begins only where a trial would find nothing else to do.
+    All tasks take turns.
 
     Bank `b` of a task is suggested when the banks up to `b - banks_in_flight` are settled, and
     from these alone, whatever else has ended by then: a sweep's suggestions do not depend on the
@@ -171,7 +163,8 @@ class BankSearcher(Searcher):
     @property
     def complete(self) -> bool:
         """Whether every bank of every task is settled."""
-        return self._ended() == len(self._order)
+        banks = range(self._options.banks)
+        return all(all(map(progress.settled, banks)) for progress in self._order)
 
     def is_settled(self, task_id: str) -> bool:
         """Whether every bank of a task is finished or given up."""
@@ -282,19 +275,10 @@ class BankSearcher(Searcher):
         while progress.handed_out < self._options.banks and progress.settled(progress.handed_out):
             progress.handed_out += 1
 
-    def _ended(self) -> int:
-        """Return how many tasks have ended before the first one that has not."""
-        banks = range(self._options.banks)
-        ended = (all(map(progress.settled, banks)) for progress in self._order)
-        return next((place for place, done in enumerate(ended) if not done), len(self._order))
-
     def _in_turn(self) -> list[_TaskProgress]:
         """Return the tasks that may be in training, the one to go on with first."""
-        if self._options.window is None:
-            # The task with the fewest banks goes first, so that all tasks advance together.
-            return sorted(self._order, key=lambda progress: progress.handed_out)
-        # The first task that has not ended is among them: nothing waits for ever.
-        return self._order[: self._ended() + self._options.window]
+        # The task with the fewest banks goes first, so that all tasks advance together.
+        return sorted(self._order, key=lambda progress: progress.handed_out)
 
     def _ready(self, progress: _TaskProgress) -> bool:
         bank = progress.handed_out
@@ -309,21 +293,16 @@ class BankSearcher(Searcher):
         seen = max(0, bank - options.banks_in_flight + 1)
         job = self._read_job(progress.task_id, bank)
         if job is None:
-            loans = self._loans(progress) if bank == 0 else []
-            candidates = [loan.candidate for loan in loans]
             pending = [self._read_job(progress.task_id, earlier) for earlier in range(seen, bank)]
-            candidates += suggest_bank(
+            candidates = suggest_bank(
                 self._space,
                 self._finished(progress.task_id, before=seen),
                 [earlier.candidates for earlier in pending if earlier is not None],
-                options.size(bank) - len(loans),
+                options.size(bank),
                 task_seed(options.seed, progress.task_id),
                 options.row_points,
             )
             job = self._job(progress.task_id, bank, candidates)
-            if loans:
-                sources = [loan.source for loan in loans]
-                write_atomically(job.folder / LOANS, json.dumps(sources))
             write_record(job.folder / JOB, {"candidates": [asdict(c) for c in candidates]})
         return job
 
@@ -335,21 +314,6 @@ class BankSearcher(Searcher):
             if before is None or bank < before
         )
         return [outcome for outcome in found if outcome is not None]
-
-    def _loans(self, progress: _TaskProgress) -> list[Loan]:
-        if self._options.window is None:
-            return []
-        tasks = [other.task for other in self._order]
-        sources = lenders(tasks, tasks.index(progress.task), self._options.window)
-        offers = {source: self._offers(source.id) for source in sources}
-        return borrow(self._space, progress.task, offers, self._options.size(0))
-
-    def _offers(self, task_id: str) -> list[HyperParameters]:
-        """Return what an ended task lends."""
-        progress = self._tasks[task_id]
-        if progress.offers is None:
-            progress.offers = best_quarter(self._finished(task_id))
-        return progress.offers
 
     def _job(self, task_id: str, bank: int, candidates: Sequence[HyperParameters] = ()) -> BankJob:
         return BankJob(

@@ -8,7 +8,6 @@ have made anyway. The journal (`safe_ray.search.journal`) records what happened.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,17 +31,6 @@ class Range:
     low: float
     high: float
     log: bool = False
-
-    def clip(self, value: float) -> float:
-        """Return the nearest value of the interval."""
-        return min(max(value, self.low), self.high)
-
-    def position(self, value: float) -> float:
-        """Return where a value lies between the low end, 0, and the high end, 1."""
-        low, high, at = self.low, self.high, self.clip(value)
-        if self.log:
-            low, high, at = math.log(low), math.log(high), math.log(at)
-        return (at - low) / (high - low)
 
 
 @dataclass(frozen=True)
@@ -91,27 +79,6 @@ class SearchSpace:
             epochs=int(values["epochs"]),
             alpha=min(grid, key=lambda alpha: abs(alpha - values["alpha"])),
         )
-
-    def searched(self) -> dict[str, Range]:
-        """Return the hyper-parameters that are searched, by name."""
-        values = {name: getattr(self, name) for name in NAMES}
-        return {name: value for name, value in values.items() if isinstance(value, Range)}
-
-    def clip(self, candidate: HyperParameters) -> HyperParameters:
-        """Return the nearest candidate that the space has."""
-        return self.complete(
-            {
-                name: interval.clip(getattr(candidate, name))
-                for name, interval in self.searched().items()
-            }
-        )
-
-    def position(self, candidate: HyperParameters) -> dict[str, float]:
-        """Return where a candidate lies in each searched range, from 0 to 1."""
-        return {
-            name: interval.position(getattr(candidate, name))
-            for name, interval in self.searched().items()
-        }
 
 
 def task_seed(seed: int, task_id: str) -> int:

@@ -8,8 +8,7 @@ The sweep's folder holds all of its state, and every step finds what an earlier 
 sweep has left there: so a driver may be killed at any point and started again.
 
     config.json            what the winners depend on, which a later run must share
-    plan.json              what was decided by the first run's machines: the size of a bank and, for
-                           search.transfer, how many tasks are in training at once
+    plan.json              what was decided by the first run's machines, such as the size of a bank
     pooling.safetensors    the original pooling
     tasks/, banks/         see `safe_ray.training.job`
     optuna-journal.log     see `safe_ray.search.journal`
@@ -52,7 +51,6 @@ from safe_ray.search.searcher import BankSearcher, SearchOptions, size_of_first_
 from safe_ray.search.sizing import BankFootprint, automatic_bank_size
 from safe_ray.search.targets import target_columns
 from safe_ray.search.testing import TestCounts, Winner, count_correct
-from safe_ray.search.transfer import tasks_at_once
 from safe_ray.search.tuning import run_trials
 from safe_ray.search.winners import Decision, decide, discard_damaged, remedied
 from safe_ray.tracking.mlflow import Tracker
@@ -223,11 +221,6 @@ def _search(
         left = (time.monotonic() - began) / trained * rest if trained >= 1 else None
         progress(int(done + unfinished), total, left)
 
-    at_once = _tasks_at_once(config, plan) if search.transfer else None
-    if at_once is not None and at_once >= len(facts):
-        reporter.say(
-            "search.transfer has no effect here: this cluster trains all tasks at the same time."
-        )
     searcher = BankSearcher(
         folder,
         [task.task for task in facts.values()],
@@ -239,7 +232,6 @@ def _search(
             row_points=search.row_points,
             seed=search.seed,
             checkpoint_seconds=config.training.checkpoint_seconds,
-            window=at_once,
             before=claim.beginning.candidates[:-1],
         ),
         on_bank,
@@ -287,15 +279,6 @@ def _bank_size(
             size_of_first_bank(config.outputs)
             or automatic_bank_size(search.candidates, footprint, plan.memory)
         ),
-    )
-
-
-def _tasks_at_once(config: SweepConfig, plan: TrialPlan) -> int:
-    """Return the window of `search.transfer`, as the first run of the sweep decided."""
-    return _decided(
-        config,
-        "tasks_at_once",
-        lambda: tasks_at_once(plan.concurrent, config.search.banks_in_flight),
     )
 
 

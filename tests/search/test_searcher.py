@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,13 +17,10 @@ from safe_ray.search.failures import Failure
 from safe_ray.search.searcher import (
     FAILURE,
     JOB,
-    LOANS,
     BankSearcher,
     SearchOptions,
     size_of_first_bank,
 )
-from safe_ray.search.space import trials_of_bank
-from safe_ray.search.transfer import tasks_at_once
 from safe_ray.specs import Task
 from safe_ray.training.job import OUTCOME, BankJob, BankOutcome
 from tests.search.outcomes import SPACE, outcome_of
@@ -150,8 +146,7 @@ def test_a_sweep_that_is_given_more_candidates_keeps_its_banks(
     assert candidates_on_disk(stopped) == candidates_on_disk(ended)
 
 
-@pytest.mark.parametrize("window", [None, 2])
-def test_outcomes_stay_on_disk(tmp_path: Path, window: int | None) -> None:
+def test_outcomes_stay_on_disk(tmp_path: Path) -> None:
     """A sweep of many tasks would otherwise fill the driver's memory."""
 
     def in_memory() -> int:
@@ -159,9 +154,7 @@ def test_outcomes_stay_on_disk(tmp_path: Path, window: int | None) -> None:
         return sum(isinstance(thing, BankOutcome) for thing in gc.get_objects())
 
     before = in_memory()
-    search = BankSearcher(
-        tmp_path, MANY, SPACE, replace(options(), window=window), lambda job, outcome: None
-    )
+    search = BankSearcher(tmp_path, MANY, SPACE, options(), lambda job, outcome: None)
     assert drain(search, random.Random(0), slots=2) == 4 * len(MANY)
     assert in_memory() == before
     assert [len(search.outcomes[task.id]) for task in MANY] == [4] * len(MANY)
@@ -279,96 +272,3 @@ def test_a_trial_is_given_up_with_its_last_failure(
     assert search.on_retry("trial-0", died) == died
     search.on_trial_complete("trial-0", error=True)
     assert search.given_up[task_id] == {0: died}
-
-
-@settings(max_examples=4, deadline=None)
-@given(
-    seed=st.integers(0, 1000),
-    slots=st.integers(1, 4),
-    in_flight=st.integers(1, 2),
-    window=st.integers(1, 5),
-)
-def test_what_tasks_borrow_does_not_depend_on_the_timing_of_trials(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, slots: int, in_flight: int, window: int
-) -> None:
-    results = []
-    for chance in (seed, seed + 1):
-        folder = tmp_path_factory.mktemp("sweep")
-        search = searcher(
-            folder, tasks=MANY, candidates=5, bank=4, banks_in_flight=in_flight, window=window
-        )
-        drain(search, random.Random(chance), slots=slots + chance - seed)
-        assert search.complete
-        results.append(candidates_on_disk(folder))
-    assert results[0] == results[1]
-
-
-@pytest.mark.parametrize("stop_after", [1, 8])
-def test_a_killed_search_borrows_as_if_it_had_not_been(tmp_path: Path, stop_after: int) -> None:
-    def search(folder: Path) -> BankSearcher:
-        return searcher(folder, tasks=MANY, candidates=5, bank=4, window=3)
-
-    drain(search(tmp_path / "whole"), random.Random(0), slots=2)
-    drain(search(tmp_path / "killed"), random.Random(1), slots=2, stop_after=stop_after)
-    drain(search(tmp_path / "killed"), random.Random(2), slots=3)
-    assert candidates_on_disk(tmp_path / "killed") == candidates_on_disk(tmp_path / "whole")
-
-
-def test_a_first_bank_is_half_borrowed_and_half_what_it_would_have_been(tmp_path: Path) -> None:
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    drain(searcher(alone, tasks=MANY, candidates=8, bank=8), random.Random(0), slots=1)
-    drain(searcher(together, tasks=MANY, candidates=8, bank=8, window=1), random.Random(0), slots=1)
-    for place, task in enumerate(MANY):
-        folder = BankJob(str(together), task.id, 0, ()).folder
-        loans = json.loads((folder / LOANS).read_text()) if place else []
-        now = json.loads((folder / JOB).read_text())["candidates"]
-        first = BankJob(str(alone), task.id, 0, ()).folder
-        before = json.loads((first / JOB).read_text())["candidates"]
-        assert len(now) == 8
-        assert 8 - len(loans) >= 4
-        assert now[len(loans) :] == before[: 8 - len(loans)]
-        assert set(loans) <= {earlier.id for earlier in MANY[:place]}
-        if place >= 3:
-            assert loans[0].startswith(task.dataset)
-
-
-def test_what_is_borrowed_is_told_to_the_study_like_any_other_candidate(tmp_path: Path) -> None:
-    drain(searcher(tmp_path, tasks=MANY, candidates=8, bank=4, window=1), random.Random(0), slots=1)
-    second = BankJob(str(tmp_path), MANY[1].id, 0, ())
-    outcome = BankOutcome.load(second.folder)
-    assert outcome is not None
-    assert (second.folder / LOANS).exists()
-    told = trials_of_bank(SPACE, outcome, row_points=3)
-    assert {trial.user_attrs["slot"] for trial in told} == {0, 1, 2, 3}
-    assert not (BankJob(str(tmp_path), MANY[1].id, 1, ()).folder / LOANS).exists()
-
-
-def test_with_a_window_a_task_is_finished_before_the_next_begins(tmp_path: Path) -> None:
-    seen: list[tuple[str, int]] = []
-    drain(searcher(tmp_path, seen, tasks=MANY, window=1), random.Random(0), slots=4)
-    assert seen == [(task.id, bank) for task in MANY for bank in range(4)]
-
-
-@pytest.mark.parametrize("slots", [1, 2, 4])
-def test_the_window_leaves_no_place_of_the_cluster_empty(tmp_path: Path, slots: int) -> None:
-    """Trials take unequal times; only when the last tasks are under way do places stay empty."""
-    chance = random.Random(0)
-    window = tasks_at_once(slots, banks_in_flight=1)
-    search = searcher(tmp_path, tasks=MANY, candidates=6, bank=2, window=window)
-    running: dict[str, float] = {}
-    jobs: dict[str, BankJob] = {}
-    now, begun, last = 0.0, 0, False
-    while not search.complete:
-        while len(running) < slots:
-            config = search.suggest(f"trial-{begun}")
-            if config == Searcher.FINISHED or config is None:
-                last = last or {job.task_id for job in jobs.values()} == {t.id for t in MANY}
-                assert last
-                break
-            jobs[f"trial-{begun}"] = BankJob.from_json(config["job"])
-            running[f"trial-{begun}"] = now + chance.uniform(1.0, 1.5)
-            begun += 1
-        name = min(running, key=lambda trial: running[trial])
-        now = running.pop(name)
-        finish(jobs[name])
-        search.on_trial_complete(name, {"finished": 1})

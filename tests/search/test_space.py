@@ -11,7 +11,6 @@ from optuna.trial import TrialState
 
 from safe_ray.heads.blending import alpha_grid
 from safe_ray.search.space import SearchSpace, suggest_bank, trials_of_bank
-from safe_ray.specs import HyperParameters
 from tests.search.outcomes import SAMPLES, SPACE, outcome_of
 
 
@@ -66,25 +65,6 @@ def test_fixed_values_stay_and_are_not_searched() -> None:
     assert set(space.distributions()) == {"lr"}
     for candidate in suggest_bank(space, [], [], 4, seed=0, row_points=3):
         assert (candidate.epochs, candidate.weight_decay, candidate.alpha) == (12, 0.0, 0.5)
-
-
-def test_a_candidate_from_elsewhere_is_moved_into_the_space() -> None:
-    outside = HyperParameters(lr=1.0, weight_decay=1e-9, epochs=3, alpha=0.513)
-    inside = HyperParameters(lr=1e-2, weight_decay=1e-4, epochs=5, alpha=0.5)
-    assert SPACE.clip(outside) == inside
-    assert SPACE.clip(inside) == inside
-    fixed = replace(SPACE, epochs=12, alpha=0.3)
-    assert fixed.clip(outside) == replace(inside, epochs=12, alpha=0.3)
-
-
-def test_positions_follow_the_scale_of_each_range() -> None:
-    position = SPACE.position(HyperParameters(lr=1e-4, weight_decay=1e-4, epochs=50, alpha=0.25))
-    assert position == pytest.approx({"lr": 1 / 3, "weight_decay": 0, "epochs": 1, "alpha": 0.25})
-    assert set(replace(SPACE, lr=1e-3).position(SPACE.clip(HyperParameters(1, 1, 9, 1)))) == {
-        "weight_decay",
-        "epochs",
-        "alpha",
-    }
 
 
 def test_nothing_to_search_is_still_a_bank() -> None:
