@@ -29,7 +29,7 @@ from safe_ray import job
 from safe_ray.config import DatasetConfig, SweepConfig, groups, knobs, validate, validate_dataset
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import is_uri, resolve_path
-from safe_ray.own_data import dataset_at, looks_like_location
+from safe_ray.own_data import OPTIONS, dataset_at, is_own_setting, looks_like_location
 
 PRIMARY = "tune"
 DATASETS = "dataset"
@@ -138,19 +138,55 @@ def _own_data(tree: ConfigTree, overrides: Sequence[str]) -> tuple[list[str], Da
         if key == "data" and value not in tree.choices("data") and looks_like_location(value)
     ]
     if not locations:
+        _check_no_own(overrides)
         return list(overrides), None
     if len(locations) > 1:
         raise InputError(
             f"data= names {len(locations)} locations: give one, and a YAML file in a tree of your "
             "own (--config-dir) for each of several."
         )
-    rest = [override for override in overrides if override != f"data={locations[0]}"]
-    own = dataset_at(locations[0], rest)
+    others = [override for override in overrides if override != f"data={locations[0]}"]
+    mine = [override for override in others if is_own_setting(override.partition("=")[0])]
+    rest = [override for override in others if override not in mine]
+    own = dataset_at(locations[0], rest, dict(map(_own_setting, mine)))
     keys = {override.partition("=")[0] for override in rest}
     chosen = [] if "tasks" in keys else ["tasks=own"]
     if "tasks.datasets" not in keys:
         rest.append(f"tasks.datasets=['{own.name}']")
     return [*chosen, *rest], own
+
+
+def _check_no_own(overrides: Sequence[str]) -> None:
+    """Refuse what has a meaning for images of one's own, and only for them."""
+    keys = {override.partition("=")[0] for override in overrides}
+    mine = next(filter(is_own_setting, sorted(keys)), None)
+    if mine is not None:
+        raise InputError(
+            f"{mine} is a setting of images of your own: add data=<location>, or write it into the "
+            f"YAML file of the data set, in the folder {DATASETS} of your --config-dir."
+        )
+    if "tasks=own" in overrides and "tasks.datasets" not in keys:
+        raise InputError(
+            "tasks=own needs images of your own: name where they are with data=<location>, or data "
+            "sets with tasks.datasets=[...]."
+        )
+
+
+def _own_setting(text: str) -> tuple[str, Any]:
+    """Return the key and the value of a setting of images of one's own."""
+    key, equals, value = text.partition("=")
+    if not equals or key == OPTIONS:
+        raise InputError(f"{text!r} has no value: write {key}=<value>.")
+    try:
+        parsed = OverridesParser.create().parse_overrides([text])[0]
+    except OverrideParseException:
+        if value.startswith(("[", "{")):
+            raise _unreadable(text, key) from None
+        # A template, a delimiter or the name of a column, with characters that mean something.
+        return key, value
+    if parsed.is_sweep_override():
+        return key, value
+    return key, parsed.value()
 
 
 def load_dataset(tree: ConfigTree, name: str) -> DatasetConfig:
@@ -230,12 +266,23 @@ def _readable(text: str) -> tuple[str, Override]:
     if equals and is_text and not value.startswith(("'", '"', "[", "{")):
         quoted = f"{key}='{_escape(value)}'"
         return quoted, parser.parse_overrides([quoted])[0]
+    if not equals and text in groups():
+        raise InputError(
+            f"{text!r} has no value: write {text}=<choice> or {text}.<knob>=<value> (--help lists "
+            "them)."
+        )
+    if not equals and any(knob.path == text for knob in knobs()):
+        raise InputError(f"{text!r} has no value: write {text}=<value>.")
     if not equals:
         raise InputError(
             f"{text!r} is not an override: write group=choice or group.knob=value (--help lists "
             f"them).{nearest(text, _settable())}"
         )
-    raise InputError(
+    raise _unreadable(text, key)
+
+
+def _unreadable(text: str, key: str) -> InputError:
+    return InputError(
         f"The value of {text!r} cannot be read: lists are written [a,b], and text with special "
         f"characters in quotes, such as {key}='\"...\"'."
     )

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from safe_ray.config import DatasetConfig
+import yaml
+
+from safe_ray.config import DatasetConfig, validate_dataset
+from safe_ray.errors import InputError
+from safe_ray.files import resolve_path
+
+OPTIONS = "options."
+SETTINGS = ("classes", "templates", "format", "ensemble", "descriptions")
+"""What may stand beside `data=<location>`, with any number of `options.<name>` of its format."""
 
 PHOTO_TEMPLATES = (
     "a photo of a {}.",
@@ -21,38 +31,94 @@ def looks_like_location(text: str) -> bool:
     return "/" in text or text.startswith(("~", "$", ".")) or (text != "" and Path(text).exists())
 
 
-def dataset_at(location: str, overrides: Sequence[str]) -> DatasetConfig:
+def is_own_setting(key: str) -> bool:
+    """Return whether a key is a setting of images of one's own, as in their YAML file."""
+    return key in SETTINGS or key.startswith(OPTIONS)
+
+
+def dataset_at(
+    location: str, overrides: Sequence[str], settings: Mapping[str, Any] | None = None
+) -> DatasetConfig:
     """Return the data set at a location, its format found out by looking.
 
     Args:
         location: a folder, a file or a URI.
         overrides: what else was asked for: what the person chose need not be said.
+        settings: what was asked for about the data set itself, by keys as `is_own_setting` knows
+            them; `classes` may be a file.
 
     Raises:
-        InputError: there is nothing there that any reader understands.
+        InputError: there is nothing there that any reader understands, or a setting is wrong.
     """
     from safe_ray.data.locations import locate
     from safe_ray.data.readers.detect import detect_format
 
     path = locate(location, Path.cwd())
-    form = detect_format(path)
-    said = [f"{path} is read as format {form!r}"]
+    given = dict(settings or {})
+    options = {
+        key.removeprefix(OPTIONS): given.pop(key) for key in list(given) if key.startswith(OPTIONS)
+    }
+    classes = given.pop("classes", options.get("classes"))
+    if classes is not None:
+        options["classes"] = read_classes(classes) if isinstance(classes, str) else classes
+    said = []
+    if "format" not in given:
+        given["format"] = detect_format(path)
+        said.append(f"{path} is read as format {given['format']!r}")
     chosen = {override.lstrip("+").partition("=")[0].partition(".")[0] for override in overrides}
-    if not any(override.startswith("data.prompts") for override in overrides):
+    prompted = any(override.startswith("data.prompts") for override in overrides)
+    if not prompted and "templates" not in given:
         said.append(f"the prompts are {', '.join(map(repr, PHOTO_TEMPLATES))}")
     if "backbone" not in chosen:
         said.append(
             "the backbone is the one that comes with the package, which was trained on drawings "
             "(backbone=rn50 is OpenAI's, trained on photos; its weights are downloaded)"
         )
-    return DatasetConfig(
-        name=name_of(path),
-        format=form,
-        path=path,
-        templates=PHOTO_TEMPLATES,
-        ensemble="simple",
-        on_change="redraw",
-        notes=(f"{'; '.join(said)}.",),
+    content = {
+        "path": path,
+        "templates": PHOTO_TEMPLATES,
+        "ensemble": "simple",
+        "on_change": "redraw",
+        "notes": (f"{'; '.join(said)}.",) if said else (),
+        "options": options,
+        **given,
+    }
+    return validate_dataset(name_of(path), content)
+
+
+def read_classes(location: str) -> list[Any] | dict[str, Any]:
+    """Read the names of classes from a file.
+
+    Args:
+        location: a list or a mapping in JSON or YAML, or else a name a line.
+
+    Raises:
+        InputError: there is no such file, or nothing of that kind in it.
+    """
+    file = resolve_path(location)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        suffix = file.suffix.lower()
+        if suffix == ".json":
+            content = json.loads(text)
+        elif suffix in (".yaml", ".yml"):
+            content = yaml.safe_load(text)
+        else:
+            content = [line.strip() for line in text.splitlines() if line.strip()]
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"classes={location} cannot be read ({reason}): give a file with a class name a line, "
+            "a JSON or YAML file with a list or a mapping from folders to names, or "
+            "classes=[cat,dog]."
+        ) from None
+    if not isinstance(content, list | dict) or not content:
+        raise InputError(
+            f"classes={location} holds neither a list nor a mapping: write the class names in the "
+            "order of their labels, or a name for each folder or label."
+        )
+    return (
+        {str(key): name for key, name in content.items()} if isinstance(content, dict) else content
     )
 
 

@@ -47,6 +47,10 @@ COMMAND = Command(
             "thirty tasks on data sets in the folder data.root",
         ),
         ("data=/path/to/folder", "images of your own, a folder a class"),
+        (
+            "data=list.csv options.path_column=image 'classes={0: cat, 1: dog}'",
+            "a table of your own: what its columns and its classes are called",
+        ),
         ("data=/path/to/folder --dry-run", "a first look at them: classes, duplicates, disk, time"),
         ("sweep=mine search.bank=16 training.workers=2", "a named sweep, to go on with later"),
         ("search.lr=1e-4 'search.epochs={low: 10, high: 50}'", "fix one knob, search another"),

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from safe_ray.compose import load_config
+from safe_ray.data.manifest import Manifest, load_manifest
 from safe_ray.errors import InputError
 from safe_ray.own_data import looks_like_location, name_of
 from tests.conftest import SHAPES, draw_shape
@@ -81,6 +87,161 @@ def test_a_mistake_gets_one_sentence(
     filled = [override.replace("{shapes}", str(shapes)) for override in overrides]
     with pytest.raises(InputError, match=words):
         load_config([*filled, f"storage={tmp_path}"])
+
+
+def read(location: Path, *settings: str) -> Manifest:
+    """Read the images as a command would that has these arguments."""
+    config = load_config([f"data={location}", f"storage={location.parent}", *settings])
+    (spec,) = config.dataset_specs().values()
+    return load_manifest(spec, config.data.root, config.data.prompts)
+
+
+def write_table(shapes: Path, head: str, numbered: bool = False) -> Path:
+    """Write a CSV beside the images, a row each; labels are names or numbers."""
+    file = shapes / "list.csv"
+    rows = [
+        f"{image.relative_to(shapes)},{list(SHAPES).index(name) if numbered else name}"
+        for name in SHAPES
+        for image in sorted((shapes / name).iterdir())
+    ]
+    file.write_text("\n".join([head, *rows]) + "\n")
+    return file
+
+
+def write_tar(folder: Path) -> Path:
+    """Write samples whose labels are under a key that no reader guesses."""
+    file = folder / "shapes.tar"
+    with tarfile.open(file, "w") as tar:
+        for number, name in enumerate([*SHAPES, *SHAPES]):
+            label = json.dumps({"form": name}).encode()
+            for suffix, content in (("png", draw_shape(name, number)), ("json", label)):
+                member = tarfile.TarInfo(f"{number:03d}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return file
+
+
+def write_images(shapes: Path, image: str, label: str) -> Path:
+    rows = [
+        {image: file.read_bytes(), label: file.parent.name}
+        for file in sorted(shapes.glob("*/*.png"))
+    ]
+    file = shapes.parent / "images.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return file
+
+
+REMEDIES = [
+    (lambda f: write_table(f, "bild,label"), "options.path_column", "bild"),
+    (lambda f: write_table(f, "path,art der form"), "options.label_column", "art der form"),
+    (lambda f: write_images(f, "foto", "label"), "options.image_column", "foto"),
+    (lambda f: write_images(f, "image", "art"), "options.label_column", "art"),
+    (lambda f: write_tar(f), "options.label_key", "form"),
+]
+
+
+@pytest.mark.parametrize(("write", "setting", "value"), REMEDIES)
+def test_an_option_that_a_message_names_works_when_pasted(
+    shapes: Path, write: Callable[[Path], Path], setting: str, value: str
+) -> None:
+    location = write(shapes)
+    with pytest.raises(InputError, match=re.escape(setting)):
+        read(location)
+    manifest = read(location, f"{setting}={value}")
+    assert sorted(manifest.classes) == sorted(SHAPES)
+
+
+def test_the_level_of_nested_folders_is_chosen_as_the_message_says(tmp_path: Path) -> None:
+    folder = tmp_path / "lab"
+    for outer in ("monday", "tuesday"):
+        write_shapes(folder / outer, 2)
+    with pytest.raises(InputError, match=r"options\.class_level=1.*options\.class_level=2"):
+        read(folder)
+    assert read(folder, "options.class_level=1").classes == ("monday", "tuesday")
+    assert sorted(read(folder, "options.class_level=2").classes) == sorted(SHAPES)
+
+
+NAMES = [f"a {name}" for name in SHAPES]
+
+
+@pytest.mark.parametrize("key", ["classes", "options.classes"])
+def test_numbers_get_names_as_the_note_says(shapes: Path, key: str) -> None:
+    file = write_table(shapes, "path,label", numbered=True)
+    assert any("options.classes" in note for note in read(file).notes)
+    listed = read(file, f"{key}=[{','.join(NAMES)}]")
+    mapped = read(file, f"{key}={{{','.join(f'{n}: {name}' for n, name in enumerate(NAMES))}}}")
+    assert listed.classes == mapped.classes == tuple(NAMES)
+    for split in listed.tables:
+        assert listed.split(split).equals(mapped.split(split))
+    assert not any("options.classes" in note for note in listed.notes)
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_folders_get_names_from_a_file(shapes: Path, tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"names.{suffix}"
+    names = dict(zip(SHAPES, NAMES, strict=True))
+    file.write_text(json.dumps(names) if suffix == "json" else yaml.safe_dump(names))
+    manifest = read(shapes, f"classes={file}")
+    assert sorted(manifest.classes) == sorted(NAMES)
+    table = manifest.split("train")
+    for path, label in zip(table["path"].to_pylist(), table["label"].to_pylist(), strict=True):
+        assert manifest.classes[label] == f"a {path.partition('/')[0]}"
+
+
+def test_a_file_of_lines_has_the_names_in_the_order_of_the_labels(
+    shapes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "names.txt").write_text("\n".join(NAMES) + "\n")
+    table = write_table(shapes, "path,label", numbered=True)
+    assert read(table, f"classes={tmp_path}/names.txt").classes == tuple(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["classes={cat: Cat}"], "has the class 'black cross', which options.classes"),
+        (["classes=/no/such/names.txt"], "classes=/no/such/names.txt cannot be read"),
+        (["classes=[a,b"], "lists are written"),
+        (["classes=3"], "give a list of class names"),
+        (["classes"], "'classes' has no value: write classes=<value>"),
+        (["templates=a photo"], "must have exactly one '{}'"),
+        (["options.test_shares=0.5"], "unknown option 'test_shares'.*Did you mean 'test_share'"),
+        (["format=foldr"], "unknown format 'foldr'.*Did you mean 'folder'"),
+    ],
+)
+def test_a_wrong_setting_of_ones_own_images_is_named(
+    shapes: Path, settings: list[str], said: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(said).replace(r"\.\*", ".*")):
+        read(shapes, *settings)
+
+
+def test_templates_and_the_share_of_the_test_split_are_chosen(shapes: Path) -> None:
+    one = read(shapes, "templates=a drawing of a {}.", "options.test_share=0.5")
+    assert one.templates == ("a drawing of a {}.",)
+    assert one.split("test").num_rows == one.split("train").num_rows
+    two = read(shapes, "templates=['a {}.','the {}.']", "data.prompts=single")
+    assert two.templates == ("a {}.", "the {}.")
+
+
+def test_what_was_chosen_is_not_said_to_be_assumed(shapes: Path, tmp_path: Path) -> None:
+    chosen = [f"data={shapes}", f"storage={tmp_path}", "backbone=rn50", "templates=a {}."]
+    (said,) = load_config(chosen).datasets["my_shapes"].notes
+    assert "prompts" not in said
+    assert load_config([*chosen, "format=folder"]).datasets["my_shapes"].notes == ()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["options.path_column=bild"], "options.path_column is a setting of images of your own"),
+        (["classes=[a,b]"], "classes is a setting of images of your own: add data=<location>"),
+        (["tasks=own"], "tasks=own needs images of your own.*data=<location>"),
+    ],
+)
+def test_settings_of_ones_own_images_need_images(overrides: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        load_config(overrides)
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,8 @@ def _templates(spec: DatasetSpec, prompts: Prompts) -> tuple[str, ...]:
         if spec.descriptions is None:
             raise InputError(
                 f"data.prompts=descriptions needs sentences about the classes, and {where} names "
-                "no file of them: add `descriptions: <file>.json` to its YAML file, or choose "
+                "no file of them: add `descriptions: <file>.json` to its YAML file (beside "
+                "data=<location>, descriptions=<file>.json on the command line), or choose "
                 "data.prompts=single."
             )
         return ()

@@ -448,10 +448,12 @@ def test_a_real_server_gets_the_same_sweep_and_its_loss_is_told(
     head: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     uri, process = server
     tracker = opened(uri)
     record(tracker, head)
+    assert capfd.readouterr().out == ""
     first = snapshot(uri)
     record(opened(uri), head)
     assert snapshot(uri) == first

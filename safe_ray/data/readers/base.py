@@ -65,18 +65,30 @@ def check_options(spec: DatasetSpec, known: Iterable[str]) -> None:
 
 
 def chosen_classes(spec: DatasetSpec) -> tuple[str, ...] | None:
-    """Return the class names that the spec lists under `classes`, in the order of their labels."""
+    """Return what the classes under `options.classes` are called in the source, label by label.
+
+    A list has their names; a mapping leads from what the source calls them, such as folders or
+    numbers, to their names.
+    """
     names: Any = spec.options.get("classes")
     if names is None:
         return None
-    if isinstance(names, str) or not isinstance(names, Sequence):
+    if isinstance(names, str) or not isinstance(names, Sequence | Mapping):
         raise InputError(
-            f"Data set {spec.name!r} has options.classes={names!r}: give a list of class names."
+            f"Data set {spec.name!r} has options.classes={names!r}: give a list of class names, or "
+            "a mapping from what its folders or labels are called to class names."
         )
-    for name in names:
+    for name in names if not isinstance(names, Mapping) else names.values():
         if not isinstance(name, str):
             raise InputError(
                 f"Data set {spec.name!r} lists the class {name!r}, which YAML does not read as "
                 "text: put it in quotes."
             )
-    return tuple(names)
+    return tuple(map(str, names))
+
+
+def class_names(spec: DatasetSpec) -> tuple[str, ...] | None:
+    """Return the names of the classes under `options.classes`, label by label."""
+    names = spec.options.get("classes")
+    chosen = chosen_classes(spec)
+    return tuple(names.values()) if isinstance(names, Mapping) else chosen

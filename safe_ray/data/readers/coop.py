@@ -21,7 +21,7 @@ from safe_ray.data.readers.base import (
     SPLITS,
     RawDataset,
     check_options,
-    chosen_classes,
+    class_names,
 )
 from safe_ray.data.readers.official import KINDS, Kind, Lists, Place, Sample
 from safe_ray.data.readers.places import HERE, check_folders, inside, remedy
@@ -54,7 +54,7 @@ def read(spec: DatasetSpec, location: str) -> RawDataset:
         entries = _parse(split)
         return RawDataset(
             source=split,
-            classes=chosen_classes(spec) or _class_names(entries, split),
+            classes=class_names(spec) or _class_names(entries, split),
             tables={
                 name: _table([(path, label) for path, label, _ in rows], images)
                 for name, rows in entries.items()
@@ -69,7 +69,7 @@ def read(spec: DatasetSpec, location: str) -> RawDataset:
     lists = kind.read(Place(location, images))
     return RawDataset(
         source=join(location, kind.files[0]) if kind.files else images,
-        classes=chosen_classes(spec) or lists.classes,
+        classes=class_names(spec) or lists.classes,
         tables={name: _table(getattr(lists, name), images) for name in SPLITS},
         listed=bool(lists.drawn),
         notes=tuple(_notes(spec, kind, lists)),

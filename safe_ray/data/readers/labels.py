@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from safe_ray.data.readers.base import chosen_classes
+from safe_ray.data.readers.base import chosen_classes, class_names
 from safe_ray.errors import InputError, nearest
 from safe_ray.specs import DatasetSpec
 
@@ -55,6 +55,7 @@ def label_classes(
     found = set(found)
     numbers = bool(found) and all(name.isascii() and name.isdigit() for name in found)
     listed = chosen_classes(spec) or (tuple(names) if names else None)
+    shown = class_names(spec) or listed
     where = f"options.classes of data set {spec.name!r}" if chosen_classes(spec) else "its list"
     if listed is None:
         ordered = sorted(found, key=lambda name: (int(name), name)) if numbers else sorted(found)
@@ -66,6 +67,7 @@ def label_classes(
         )
         labels = {name: label for label, name in enumerate(ordered)}
         return Labelling(tuple(ordered), labels, (note,) if note else ())
+    assert shown is not None
     if numbers and not found <= set(listed):
         largest = max(found, key=int)
         if int(largest) >= len(listed):
@@ -73,7 +75,7 @@ def label_classes(
                 f"{source} has the label {largest}, but {where} names {len(listed)} classes, with "
                 f"the labels 0 to {len(listed) - 1}: correct the label or the class names."
             )
-        return Labelling(listed, {name: int(name) for name in sorted(found, key=int)})
+        return Labelling(shown, {name: int(name) for name in sorted(found, key=int)})
     # Of two classes of one name the last would win here; the manifest refuses them.
     by_name = {name: label for label, name in enumerate(listed)}
     for name in sorted(found):
@@ -82,4 +84,4 @@ def label_classes(
                 f"{source} has the class {name!r}, which {where} does not list: add it there, or "
                 f"correct it.{nearest(name, listed)}"
             )
-    return Labelling(listed, {name: by_name[name] for name in sorted(found)})
+    return Labelling(shown, {name: by_name[name] for name in sorted(found)})

@@ -174,7 +174,7 @@ def _encoded(file: str, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise InputError(
             f"{file} has columns of other types than binary for the encoded image ({name}: "
-            f"{kind}): write it again with those, or read paths with format 'table'."
+            f"{kind}): write it again with those, or read paths with format=table."
         )
     return column.cast(pa.large_binary())
 
