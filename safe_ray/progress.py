@@ -179,7 +179,8 @@ def _bars(stream: TextIO, clock: Callable[[], float]) -> Bars:
         transient=True,
         refresh_per_second=5,
         get_time=clock,
-        # Lines that others print meanwhile go above the bar; what is piped elsewhere stays there.
-        redirect_stdout=sys.stdout.isatty(),
+        # What others say meanwhile goes above the bar. Standard output is the caller's: others
+        # redirect it while a bar is shown, and it need not be this terminal.
+        redirect_stdout=False,
         redirect_stderr=stream is sys.stderr,
     )

@@ -157,7 +157,7 @@ def test_a_bar_ends_with_the_work_even_if_nobody_finished_it():
         "    for done in range(8):\n"
         "        progress(done, 10, None)\n"
         "        time.sleep(0.12)\n"
-        "    print('from elsewhere')\n"
+        "    print('from elsewhere', file=sys.stderr)\n"
         "    raise SystemExit(3)\n"
     )
     main, side = pty.openpty()

@@ -59,6 +59,11 @@ def run_trials(
     class Witness(tune.Callback):
         """Says in a sentence what Tune would log as a traceback."""
 
+        def __reduce__(self) -> tuple[type, tuple[()]]:
+            # Tune pickles its callbacks into a record that nobody reads. Whoever listens here may
+            # write to a terminal, which cannot be pickled.
+            return tune.Callback, ()
+
         def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
             failure = searcher.on_retry(trial.trial_id, death_of(_last_error(trial)))
             say(f"{trial}: {failure.reason}; it is tried again from its last checkpoint.")

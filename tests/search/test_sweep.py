@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -96,6 +98,32 @@ def test_it_prints_a_table_and_where_everything_is(finished: tuple[Path, str]) -
     assert f"mlflow ui --backend-store-uri sqlite:///{storage}/mlflow.db" in printed
     for name in ("summary.json", "results.parquet", "results.md", "optuna-journal.log"):
         assert (storage / "outputs" / "trial" / name).exists()
+
+
+def test_on_a_terminal_it_shows_bars_and_prints_the_same_table(
+    finished: tuple[Path, str], tmp_path: Path, tiny_config_dir: Path, weights: Path
+) -> None:
+    terminal, side = pty.openpty()
+    process = subprocess.Popen(
+        command(tiny_config_dir, weights, tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=side,
+        env={**os.environ, "TERM": "xterm-256color"},
+        text=True,
+    )
+    os.close(side)
+    shown = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert process.stdout is not None
+    printed = process.stdout.read()
+    assert process.wait(60) == 0, shown.decode()[-3000:]
+    assert "searching" in shown.decode()
+    assert "━" in shown.decode()
+    _, table = finished
+    assert printed.partition("Done in")[0] == table.partition("Done in")[0]
 
 
 def test_every_head_is_a_run_with_its_curves_and_its_artifact(
