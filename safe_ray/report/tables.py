@@ -52,7 +52,8 @@ PER_CLASS = "Mean per class accuracy: the mean over the classes of the accuracy 
 NOT_SHOWN = "!"
 """Marks the row of a task whose validation samples do not show a gain."""
 
-_WIDTH_OF_A_FILE = 132
+# A table is as wide as its cells are: what is printed into a file is never cut.
+_WIDTH_OF_A_FILE = 1000
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from scipy import stats
 
 from safe_ray.report import Accuracies, print_table, read_summary, write_report
 from safe_ray.report.tables import COLUMNS, flat, markdown, summarise
-from tests.report.results import result
+from tests.report.results import on_test, result
 
 THREE_SEEDS = [
     result("foods", 2, 1, zero_shot=0.50, tuned_only=0.52, safe=0.58),
@@ -154,6 +154,23 @@ def test_a_pipe_gets_plain_text_in_per_cent_with_every_column() -> None:
     assert all(name in text for name in COLUMNS)
     assert "59.7 ± 3.8" in text
     assert "+9.7 ± 3.8" in text
+
+
+def test_long_cells_are_not_cut_in_a_file() -> None:
+    value = result("a_data_set_with_a_name_that_is_as_long_as_a_folder_of_ones_own_may_well_be")
+    long = [
+        dataclasses.replace(
+            value,
+            seed=seed,
+            protocol=dataclasses.replace(value.protocol, metric="mean_per_class"),
+            test=on_test(0.5, 0.5, 0.5 + 0.1 * seed),
+        )
+        for seed in (1, 2, 3)
+    ]
+    text = printed(long)
+    assert "…" not in text
+    for cell in (value.dataset, "coop, mean per class", "+20.0 ± 24.8", *COLUMNS):
+        assert cell in text
 
 
 def test_ascii_is_enough(tmp_path: Path) -> None:
