@@ -48,7 +48,9 @@ def ready(storage: Path, *overrides: str) -> ReadySweep:
     connected = time.perf_counter()
     plan = plan_trials(resources, 1, "auto", "auto", config.search.concurrent_trials)
     images = preparation.check_images(config, manifests, episodes, lambda _: no_progress)
-    summary = preparation.extract_support(config, backbone, images.tasks, no_progress)
+    summary = preparation.extract_support(
+        config, backbone, images.tasks, config.features.precision, no_progress
+    )
     filled = time.perf_counter()
     config.outputs.mkdir(parents=True, exist_ok=True)
     facts = preparation.write_tasks(

@@ -271,6 +271,15 @@ def _host_memory(resources: ClusterResources, cpus: float) -> int:
     return int(_USABLE_MEMORY * min(shares, default=0.0))
 
 
+def is_local(address: str | None) -> bool:
+    """Whether `connect` would start a Ray of its own rather than join a running cluster."""
+    return _address(address) == _LOCAL
+
+
+def _address(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or _LOCAL
+
+
 def connect(address: str | None, num_cpus: int | None) -> ClusterResources:
     """Join a running Ray cluster, or start a local one, and return what it offers.
 
@@ -281,7 +290,7 @@ def connect(address: str | None, num_cpus: int | None) -> ClusterResources:
     Raises:
         InputError: there is no cluster at the address, or none can be started here.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or _LOCAL
+    address = _address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's core writes its worries about its own internals straight to the terminal.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

@@ -286,8 +286,12 @@ class FeaturesConfig(Group):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         description="Arithmetic of the trunk; auto is bf16 on a GPU and fp32 without one."
     )
-    batch_size: PositiveInt = Field(description="Images that pass the trunk at once.")
-    rows_per_file: PositiveInt = Field(description="Dense maps in one file of the store.")
+    batch_size: PositiveInt | Auto = Field(
+        description="Images that pass the trunk at once; auto goes by their size and the device."
+    )
+    rows_per_file: PositiveInt | Auto = Field(
+        description="Dense maps in one file of the store; auto is some 32 MiB of them."
+    )
     actors: PositiveInt | Auto = Field(
         description="Processes that hold a trunk; auto is one a GPU, or what the CPUs allow."
     )
@@ -422,6 +426,10 @@ class ClusterConfig(Group):
     )
     num_cpus: PositiveInt | None = Field(
         description="CPUs of the local cluster; null is all of this machine's."
+    )
+    slow_precision: Flag = Field(
+        description="Compute in bf16 or fp16 on a CPU that has no instructions for it, too, many "
+        "times slower than in fp32."
     )
 
 

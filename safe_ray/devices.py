@@ -46,17 +46,19 @@ def full_precision() -> Iterator[None]:
         cudnn.allow_tf32, products.allow_tf32 = before
 
 
-def has_instructions(precision: str, capabilities: Mapping[str, Any]) -> bool:
+def has_instructions(precision: str, capabilities: Mapping[str, Any] | None) -> bool:
     """Whether a CPU computes in a precision by itself; what it emulates is many times slower.
 
     Args:
         precision: `fp32`, `bf16` or `fp16`.
-        capabilities: of the CPU, as `torch.cpu.get_capabilities` names them.
+        capabilities: of the CPU, as `torch.cpu.get_capabilities` names them; None if they are not
+            known, which is no reason to refuse.
     """
     needed = _INSTRUCTIONS.get(precision, ())
-    return not needed or any(capabilities.get(name) for name in needed)
+    return not needed or capabilities is None or any(capabilities.get(name) for name in needed)
 
 
-def cpu_capabilities() -> dict[str, Any]:
-    """Return what torch says of this process's CPU."""
-    return dict(torch.cpu.get_capabilities())
+def cpu_capabilities() -> dict[str, Any] | None:
+    """Return what torch says of this process's CPU; None if it is a torch that cannot say."""
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    return None if ask is None else dict(ask())

@@ -88,6 +88,14 @@ def test_the_command_line_wins_over_the_files(load):
     assert config.search.weight_decay.log
 
 
+def test_batches_and_parts_of_the_trunk_are_planned_or_given(load):
+    planned = load().features
+    assert (planned.batch_size, planned.rows_per_file) == ("auto", "auto")
+    given = load("features.batch_size=8", "features.rows_per_file=16").features
+    assert (given.batch_size, given.rows_per_file) == (8, 16)
+    assert "auto" in refusal(load, "features.batch_size=0")
+
+
 def test_a_fixed_number_can_become_a_range_and_back(load):
     assert load("search.alpha=0.5").search.alpha == 0.5
     searched = load("search.lr={low: 1e-4, high: 1e-3}").search.lr

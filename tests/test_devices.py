@@ -18,7 +18,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from safe_ray.backbones.openclip import load_backbone
-from safe_ray.devices import device_of, full_precision, indexed
+from safe_ray.devices import cpu_capabilities, device_of, full_precision, has_instructions, indexed
 from safe_ray.features.extract import dense_maps, run_trunk
 from safe_ray.heads.bank import Bank
 from safe_ray.heads.optimiser import BankOptimiser, Schedule
@@ -221,3 +221,30 @@ def test_full_precision_ends_when_something_fails() -> None:
     with pytest.raises(KeyError), full_precision():
         raise KeyError
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+@pytest.mark.parametrize(
+    ("precision", "capabilities", "has"),
+    [
+        ("fp32", {}, True),
+        ("bf16", {"avx512_f": True, "avx512_bf16": True}, True),
+        ("bf16", {"amx_bf16": True, "avx512_bf16": False}, True),
+        ("bf16", {"neon": True, "bf16": True}, True),
+        ("bf16", {"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ("fp16", {"avx512_bf16": True, "avx512_fp16": False}, False),
+        ("fp16", {"neon": True, "fp16_arith": True}, True),
+        ("bf16", None, True),
+    ],
+)
+def test_a_precision_needs_instructions_of_the_cpu(
+    precision: str, capabilities: dict[str, Any] | None, has: bool
+) -> None:
+    assert has_instructions(precision, capabilities) is has
+
+
+def test_the_instructions_are_those_that_torch_names() -> None:
+    """A name that torch does not know would refuse every CPU that has what it stands for."""
+    capabilities = cpu_capabilities()
+    assert capabilities is not None
+    on_x86 = capabilities["architecture"] == "x86_64"
+    assert ({"avx512_bf16", "amx_bf16"} if on_x86 else {"bf16"}) <= capabilities.keys()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from safe_ray.cluster import ask_nodes
 from safe_ray.errors import InputError
 from safe_ray.features import plan
 from safe_ray.features.inventory import Inventory, no_progress, sample_digest
@@ -118,10 +119,11 @@ class ExtractionSummary:
         return self.extracted / self.seconds if self.extracted else 0.0
 
 
-def resolve_precision(precision: Precision) -> str:
-    """Return `fp32`, `bf16` or `fp16`; `auto` is decided by the GPUs of the cluster.
+def resolve_precision(precision: Precision) -> Precision:
+    """Return `fp32`, `bf16` or `fp16`; `auto` is decided by the GPUs that hold the trunk.
 
-    A GPU counts when Ray has been started and offers it; without Ray, when this process sees it.
+    They are those of the cluster if Ray has been started, and all of them can do what is returned;
+    without Ray, those that this process sees.
     """
     import ray
 
@@ -129,11 +131,16 @@ def resolve_precision(precision: Precision) -> str:
         return precision
     if not ray.is_initialized():
         return _precision_here()
-    if not ray.cluster_resources().get("GPU", 0):
-        return "fp32"
-    # The driver may be on a node without a GPU, so a worker is asked.
-    probe = ray.remote(num_gpus=0.01, num_cpus=0)(_precision_here)
-    return ray.get(probe.remote())
+    nodes = [
+        node for node in ray.nodes() if node["Alive"] and plan.holds_trunk_on_gpu(node["Resources"])
+    ]
+    return least_precision(ask_nodes(_precision_here, nodes))
+
+
+def least_precision(precisions: Sequence[Precision]) -> Precision:
+    """Return what all of several nodes can do, each given by the best of its GPUs' precisions."""
+    ascending = ("fp32", "fp16", "bf16")
+    return min(precisions, key=ascending.index, default="fp32")
 
 
 def open_store(backbone: Backbone, root: Path, precision: str) -> FeatureStore:
@@ -573,12 +580,15 @@ def _for_any_node(spec: BackboneSpec) -> BackboneSpec:
     )
 
 
-def _precision_here() -> str:
+def _precision_here() -> Precision:
+    """Return the best precision that all GPUs of this node have; `fp32` without any."""
     import torch
 
-    if not torch.cuda.is_available():
-        return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    def of(device: int) -> Precision:
+        with torch.cuda.device(device):
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+    return least_precision([of(device) for device in range(torch.cuda.device_count())])
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from safe_ray.backbones.files import check_files
+from safe_ray.cluster import is_local
 from safe_ray.config import SweepConfig
 from safe_ray.data.manifest import Manifest
 from safe_ray.files import check_writable
@@ -53,6 +54,7 @@ def run_sweep(config: SweepConfig, anew: bool = False) -> SweepSummary:
     """
     began = time.monotonic()
     check_places(config)
+    check_arithmetic(config)
     with claimed(config, anew) as claim, Reporter() as reporter:
         admitted = admit(config, reporter, _opening(claim))
 
@@ -68,6 +70,7 @@ def run_extract(config: SweepConfig) -> list[ExtractionSummary]:
         InputError: images are bad, or the store cannot be written.
     """
     check_places(config)
+    check_arithmetic(config)
     with Reporter() as reporter:
         admitted = admit(config, reporter)
 
@@ -88,6 +91,22 @@ def check_places(config: SweepConfig) -> None:
     database = sqlite_file(normalise_uri(config.tracking.uri))
     if database is not None:
         check_writable(database.parent, "tracking.uri")
+
+
+def check_arithmetic(config: SweepConfig) -> None:
+    """Check that this machine can do the arithmetic that is asked of it, if it does the work.
+
+    Whether a cluster can is for its nodes to say, once it is joined.
+
+    Raises:
+        InputError: bf16 or fp16 is asked for, and this CPU has no instructions for it.
+    """
+    asked = {config.features.precision, config.training.precision} - {"auto", "fp32"}
+    if asked and is_local(config.cluster.address):
+        # Only whoever asks waits for torch.
+        from safe_ray.search.precision import check_this_machine
+
+        check_this_machine(config)
 
 
 def admit(config: SweepConfig, reporter: Reporter, opening: str = "") -> Admitted:

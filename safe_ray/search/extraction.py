@@ -5,10 +5,11 @@ from __future__ import annotations
 from safe_ray.backbones.openclip import load_backbone
 from safe_ray.cluster import connect
 from safe_ray.config import SweepConfig
-from safe_ray.features.extract import ExtractionSummary
+from safe_ray.features.extract import ExtractionSummary, resolve_precision
 from safe_ray.features.verification import verify_stores
 from safe_ray.progress import Reporter
 from safe_ray.search import preparation
+from safe_ray.search.precision import check_precisions
 
 
 def extract_admitted(
@@ -22,11 +23,14 @@ def extract_admitted(
     summaries = []
     backbone = load_backbone(config.backbone.spec(), parts=("trunk",))
     connect(config.cluster.address, config.cluster.num_cpus)
+    precision = resolve_precision(config.features.precision)
+    check_precisions(config, precision, gpus_per_worker=None)
     summaries.append(
         preparation.extract_support(
             config,
             backbone,
             images.tasks,
+            precision,
             reporter.phase("extracting images"),
             reporter,
         )
@@ -36,6 +40,7 @@ def extract_admitted(
             config,
             backbone,
             list(images.tests.values()),
+            precision,
             reporter.phase("extracting test images"),
             reporter,
         )

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from safe_ray.backbones.openclip import Backbone
     from safe_ray.cluster import TrialPlan
-    from safe_ray.features.extract import ExtractionRequest, ExtractionSummary
+    from safe_ray.features.extract import ExtractionRequest, ExtractionSummary, Precision
     from safe_ray.search.space import Range, SearchSpace
     from safe_ray.training.job import TaskFacts
 
@@ -287,12 +287,14 @@ def extract_support(
     config: SweepConfig,
     backbone: Backbone,
     tasks: Sequence[CheckedTask],
+    precision: Precision,
     progress: Progress,
     reporter: Reporter | None = None,
 ) -> ExtractionSummary:
     """Fill the feature store with what training and validation need.
 
-    `reporter` is told of damaged parts, and of the check for them if it takes long.
+    `precision` is `features.precision` with `auto` resolved, once for all of a sweep. `reporter` is
+    told of damaged parts, and of the check for them if it takes long.
     """
     from safe_ray.features.extract import ExtractionRequest
 
@@ -303,13 +305,14 @@ def extract_support(
         for task in tasks
         if task.validation.table.num_rows
     ]
-    return _extract(config, backbone, requests, progress, reporter)
+    return _extract(config, backbone, requests, precision, progress, reporter)
 
 
 def extract_tests(
     config: SweepConfig,
     backbone: Backbone,
     inventories: Sequence[Inventory],
+    precision: Precision,
     progress: Progress,
     reporter: Reporter | None = None,
 ) -> ExtractionSummary:
@@ -317,13 +320,14 @@ def extract_tests(
     from safe_ray.features.extract import ExtractionRequest
 
     requests = [ExtractionRequest.of(inventory, (0,)) for inventory in inventories]
-    return _extract(config, backbone, requests, progress, reporter)
+    return _extract(config, backbone, requests, precision, progress, reporter)
 
 
 def _extract(
     config: SweepConfig,
     backbone: Backbone,
     requests: Sequence[ExtractionRequest],
+    precision: Precision,
     progress: Progress,
     reporter: Reporter | None,
 ) -> ExtractionSummary:
@@ -331,7 +335,7 @@ def _extract(
 
     features = config.features
     options = ExtractionOptions(
-        precision=features.precision,
+        precision=precision,
         batch_size=features.batch_size,
         rows_per_file=features.rows_per_file,
         actors=features.actors,

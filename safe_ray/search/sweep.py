@@ -8,7 +8,8 @@ The sweep's folder holds all of its state, and every step finds what an earlier 
 sweep has left there: so a driver may be killed at any point and started again.
 
     config.json            what the winners depend on, which a later run must share
-    plan.json              what was decided by the first run's machines, such as the size of a bank
+    plan.json              what was decided by the first run's machines: the trunk's arithmetic, and
+                           the size of a bank
     pooling.safetensors    the original pooling
     tasks/, banks/         see `safe_ray.training.job`
     optuna-journal.log     see `safe_ray.search.journal`
@@ -24,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 
@@ -34,6 +35,7 @@ from safe_ray.config import SweepConfig
 from safe_ray.data.manifest import Manifest
 from safe_ray.devices import device_of
 from safe_ray.errors import DamagedFileError
+from safe_ray.features.extract import Precision, resolve_precision
 from safe_ray.features.inventory import Inventory
 from safe_ray.files import read_record, write_record
 from safe_ray.job import is_submitted
@@ -46,6 +48,7 @@ from safe_ray.search.begin import Admitted
 from safe_ray.search.claim import Claim
 from safe_ray.search.closing import closing_lines
 from safe_ray.search.journal import Journal
+from safe_ray.search.precision import check_precisions, precision_of_first_task
 from safe_ray.search.recording import Recorder
 from safe_ray.search.searcher import BankSearcher, SearchOptions, size_of_first_bank
 from safe_ray.search.sizing import BankFootprint, automatic_bank_size
@@ -59,6 +62,8 @@ from safe_ray.tracking.writer import BackgroundTracker
 from safe_ray.training.job import BankJob, BankOutcome, TaskFacts
 
 PLAN = "plan.json"
+
+_Decision = TypeVar("_Decision", bound=int | str)
 
 
 @dataclass(frozen=True)
@@ -122,20 +127,26 @@ def run_admitted(
             config.training.gpus_per_worker,
             config.search.concurrent_trials,
         )
+        precision = _precision(claim)
+        check_precisions(config, precision, plan.gpus_per_worker)
         if claim.resumed:
             preparation.check_unchanged(config, images.tasks)
         claim.take()
+        _decided(config, "precision", lambda: precision)
         writer.log_system(system_facts(_devices(resources)))
 
         # Nobody who chooses has a test split to look at, from here until all is chosen.
         columns = _columns(config, admitted.manifests)
         manifests = {name: manifest.without_test() for name, manifest in admitted.manifests.items()}
-        summary = preparation.extract_support(
-            config, backbone, images.tasks, reporter.phase("extracting features"), reporter
+        preparation.extract_support(
+            config,
+            backbone,
+            images.tasks,
+            precision,
+            reporter.phase("extracting features"),
+            reporter,
         )
-        facts = preparation.write_tasks(
-            config, backbone, manifests, images.tasks, summary.precision, plan
-        )
+        facts = preparation.write_tasks(config, backbone, manifests, images.tasks, precision, plan)
         recorder = Recorder(writer, facts, config.tracking.register_winners)
         recorder.start()
         decision = _decide(claim, facts, backbone, plan, recorder, reporter)
@@ -282,17 +293,37 @@ def _bank_size(
     )
 
 
-def _decided(config: SweepConfig, name: str, decide_now: Callable[[], int]) -> int:
+def _precision(claim: Claim) -> Precision:
+    """Return the arithmetic of the trunk: as asked for, or as the first run's GPUs decided.
+
+    To ask is not to decide: a run that is refused leaves no decision behind.
+    """
+    config = claim.config
+    wanted = config.features.precision
+    if wanted != "auto":
+        return wanted
+    before = None
+    if claim.resumed:
+        before = _decisions(config).get("precision") or precision_of_first_task(config.outputs)
+    return before or resolve_precision(wanted)
+
+
+def _decided(config: SweepConfig, name: str, decide_now: Callable[[], _Decision]) -> _Decision:
     """Return what the first run of the sweep decided by its machines, or decide it now."""
-    file = config.outputs / PLAN
-    try:
-        decided: dict[str, int] = read_record(file) or {}
-    except DamagedFileError:
-        decided = {}
+    decided = _decisions(config)
     if name not in decided:
         decided[name] = decide_now()
-        write_record(file, decided)
-    return decided[name]
+        write_record(config.outputs / PLAN, decided)
+    decision: _Decision = decided[name]
+    return decision
+
+
+def _decisions(config: SweepConfig) -> dict[str, Any]:
+    """Return what earlier runs of the sweep have decided, by name."""
+    try:
+        return read_record(config.outputs / PLAN) or {}
+    except DamagedFileError:
+        return {}
 
 
 def _test(
@@ -310,7 +341,12 @@ def _test(
     if not choices:
         return []
     preparation.extract_tests(
-        config, backbone, list(tests.values()), reporter.phase("extracting test features"), reporter
+        config,
+        backbone,
+        list(tests.values()),
+        next(iter(facts.values())).store_key["precision"],
+        reporter.phase("extracting test features"),
+        reporter,
     )
     progress = reporter.phase("testing")
     results: list[TaskResult] = []

@@ -61,7 +61,7 @@ def test_a_cluster_without_processors_is_refused() -> None:
 def test_larger_images_come_in_smaller_batches() -> None:
     assert plan_batch_size(224, gpu=True) == 256
     assert plan_batch_size(448, gpu=True) == 64
-    assert plan_batch_size(128, gpu=False) == 32
+    assert plan_batch_size(128, gpu=False) == 64
 
 
 @given(
