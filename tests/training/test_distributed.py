@@ -66,6 +66,9 @@ def work(rank: int, job: BankJob, rendezvous: Path, told: Path) -> None:
     except RuntimeError as error:
         (told / f"error-{rank}").write_text(str(error))
     (told / f"progress-{rank}").write_text(json.dumps(done))
+    # A process that ends while gloo's threads still run is aborted.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def run_two(jobs: tuple[BankJob, BankJob], folder: Path) -> None:
