@@ -29,8 +29,7 @@ from safe_ray.training import job  # noqa: E402
 _STEPS: tuple[tuple[str, Any, str], ...] = (
     ("reading data sets", preparation, "read_manifests"),
     ("drawing episodes", preparation, "draw_episodes"),
-    ("loading the backbone", sweep, "load_backbone"),
-    ("starting Ray", sweep, "connect"),
+    ("starting Ray, loading the backbone", begin, "start"),
     ("checking images", preparation, "check_images"),
     ("filling the store", preparation, "extract_support"),
     ("writing tasks and classifiers", preparation, "write_tasks"),

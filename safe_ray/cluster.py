@@ -10,6 +10,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -290,7 +291,26 @@ def connect(address: str | None, num_cpus: int | None) -> ClusterResources:
     Raises:
         InputError: there is no cluster at the address, or none can be started here.
     """
+    resources, _ = connect_beside(address, num_cpus, lambda: None)
+    return resources
+
+
+def connect_beside(
+    address: str | None, num_cpus: int | None, work: Callable[[], _Answer]
+) -> tuple[ClusterResources, _Answer]:
+    """Do what `connect` does, and `work` in a thread meanwhile; return what both return.
+
+    Starting a local Ray is mostly waiting for its processes. It is done by the thread that calls,
+    since they end with the thread that started them. The work may import whatever `ray.init` does
+    not import: two threads that import one package can meet it half made. What it writes on
+    standard error is lost.
+
+    Raises:
+        InputError: there is no cluster at the address, or none can be started here. What the work
+            raises is raised when Ray has started.
+    """
     address = _address(address)
+    # The environment is set while no other thread reads it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's core writes its worries about its own internals straight to the terminal.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -304,6 +324,17 @@ def connect(address: str | None, num_cpus: int | None) -> ClusterResources:
 
     if not ray.is_initialized():
         _reread_environment()
+    with ThreadPoolExecutor(1, "beside-ray") as pool:
+        working = pool.submit(work)
+        resources = _initialised(address, num_cpus)
+        return resources, working.result()
+
+
+def _initialised(address: str, num_cpus: int | None) -> ClusterResources:
+    import ray
+
+    if not ray.is_initialized():
+        joining = address != _LOCAL
         common: dict[str, Any] = {
             "log_to_driver": False,
             "logging_level": "ERROR",

@@ -239,6 +239,68 @@ def test_a_local_ray_is_private_and_leaves_nothing_in_the_home_folder(tmp_path: 
     assert not (tmp_path / ".ray").exists()
 
 
+def process(code: str, **environment: str) -> list[str]:
+    """The lines that a process of its own prints, with nothing on standard error."""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=Path(safe_ray.__file__).resolve().parent.parent,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled", **environment},
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout.splitlines()
+
+
+def test_work_is_done_while_ray_starts():
+    code = (
+        "import signal, threading, ray\n"
+        "from safe_ray.cluster import connect_beside\n"
+        "from safe_ray.interruption import treat_sigterm_as_interrupt\n"
+        "treat_sigterm_as_interrupt()\n"
+        "before = signal.getsignal(signal.SIGTERM)\n"
+        "resources, found = connect_beside(None, 1, ray.is_initialized)\n"
+        "print(resources, found, ray.get(ray.remote(lambda: 'works').remote()))\n"
+        "print(signal.getsignal(signal.SIGTERM) is before)\n"
+    )
+    assert process(code) == ["1 CPU and no GPU on 1 node False works", "True"]
+
+
+def test_what_the_work_beside_the_start_raises_is_raised():
+    code = (
+        "import ray\n"
+        "from safe_ray.cluster import connect_beside\n"
+        "from safe_ray.errors import InputError\n"
+        "def load():\n"
+        "    raise InputError('These weights are damaged.')\n"
+        "try:\n"
+        "    connect_beside(None, 1, load)\n"
+        "except InputError as error:\n"
+        "    print(ray.is_initialized(), error)\n"
+    )
+    assert process(code) == ["True These weights are damaged."]
+
+
+def test_what_is_imported_while_ray_starts_is_not_what_ray_imports():
+    """Two threads that import one package at the same time may find it half made."""
+    start = "from safe_ray.cluster import connect; connect(None, 1)"
+    beside = "import safe_ray.backbones.openclip"
+    # What a sweep has imported before either.
+    common = (
+        "import sys, ray, safe_ray.compose, safe_ray.search.begin\nfrom mlflow import MlflowClient"
+    )
+    listed = "before = set(sys.modules)\n{}\nprint(*sorted(set(sys.modules) - before))"
+    found = [set(process(f"{common}\n{listed.format(own)}")[-1].split()) for own in (start, beside)]
+    of_ray, of_torch = (
+        {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}
+        for names in found
+    )
+    assert "torch" in of_torch
+    assert "grpc" in of_ray
+    assert not of_ray & of_torch
+
+
 @pytest.mark.slow
 def test_a_plan_for_two_small_nodes_is_placed_on_them():
     """Two workers, two nodes of one core each: the trial and the reading find room beside them."""

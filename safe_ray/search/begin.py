@@ -1,29 +1,33 @@
 """What a command does first: whatever can be refused, before what takes seconds or leaves traces.
 
 The order is that of the cost. Names, paths and files; then the lists of the data sets; then their
-images, each decoded once. Only then are torch, open_clip, MLflow and Ray imported, the weights
-loaded, the tracker opened and the cluster joined (`safe_ray.search.sweep`), and when all of that
-has gone well the sweep takes its name.
+images, each decoded once. Only then is MLflow imported and the tracker opened; then Ray is started,
+and torch and open_clip are imported and the weights loaded while it starts. When all of that has
+gone well the sweep takes its name (`safe_ray.search.sweep`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from safe_ray.backbones.files import check_files
-from safe_ray.cluster import is_local
+from safe_ray.cluster import ClusterResources, connect_beside, is_local
 from safe_ray.config import SweepConfig
 from safe_ray.data.manifest import Manifest
 from safe_ray.files import check_writable
+from safe_ray.last_words import last_words
 from safe_ray.progress import Reporter
 from safe_ray.search import preparation
 from safe_ray.search.claim import Claim, claimed
 from safe_ray.tracking.connection import normalise_uri, sqlite_file
+from safe_ray.tracking.mlflow import Tracker
+from safe_ray.tracking.writer import BackgroundTracker
 
 if TYPE_CHECKING:
+    from safe_ray.backbones.openclip import Backbone
     from safe_ray.features.extract import ExtractionSummary
     from safe_ray.search.sweep import SweepSummary
 
@@ -57,26 +61,39 @@ def run_sweep(config: SweepConfig, anew: bool = False) -> SweepSummary:
     check_arithmetic(config)
     with claimed(config, anew) as claim, Reporter() as reporter:
         admitted = admit(config, reporter, _opening(claim))
+        tracker = Tracker(
+            config.tracking.uri,
+            config.experiment,
+            config.sweep,
+            config.tracking.heads,
+            begun=claim.beginning.id,
+        )
+        with last_words(_farewell(config)), BackgroundTracker(tracker, reporter.say) as writer:
+            resources, backbone = start(config)
 
-        from safe_ray.search.sweep import run_admitted
+            from safe_ray.search.sweep import print_where, run_admitted
 
-        return run_admitted(claim, admitted, reporter, began)
+            summary = run_admitted(claim, admitted, backbone, resources, writer, reporter)
+    if summary.results:
+        print_where(config, summary, time.monotonic() - began)
+    return summary
 
 
 def run_extract(config: SweepConfig) -> list[ExtractionSummary]:
     """Extract the support, validation and test images of all tasks, and say what was done.
 
     Raises:
-        InputError: images are bad, or the store cannot be written.
+        InputError: images are bad, the weights cannot be loaded, or the store cannot be written.
     """
     check_places(config)
     check_arithmetic(config)
     with Reporter() as reporter:
         admitted = admit(config, reporter)
+        _, backbone = start(config, ("trunk",))
 
         from safe_ray.search.extraction import extract_admitted
 
-        return extract_admitted(config, admitted.images, reporter)
+        return extract_admitted(config, admitted.images, backbone, reporter)
 
 
 def check_places(config: SweepConfig) -> None:
@@ -131,6 +148,35 @@ def admit(config: SweepConfig, reporter: Reporter, opening: str = "") -> Admitte
         reporter.say(sentence)
     preparation.keep_splits(config, manifests)
     return Admitted(manifests, images)
+
+
+def start(
+    config: SweepConfig, parts: Sequence[str] | None = None
+) -> tuple[ClusterResources, Backbone]:
+    """Start Ray, or join a cluster, and load the backbone meanwhile.
+
+    Args:
+        config: of the sweep.
+        parts: of the backbone; None is all of it.
+
+    Raises:
+        InputError: there is no cluster, or the weights cannot be loaded.
+    """
+
+    def load() -> Backbone:
+        from safe_ray.backbones.openclip import PARTS, load_backbone
+
+        return load_backbone(config.backbone.spec(), parts=parts or PARTS)
+
+    return connect_beside(config.cluster.address, config.cluster.num_cpus, load)
+
+
+def _farewell(config: SweepConfig) -> str:
+    return (
+        f"safe_ray: the program has ended without a word: it was killed, or Ray's own process on "
+        f"this machine (the raylet) died. Nothing that was finished is lost; to go on, give the "
+        f"same command with sweep={config.sweep}"
+    )
 
 
 def _opening(claim: Claim) -> str:

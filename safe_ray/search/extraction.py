@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from safe_ray.backbones.openclip import load_backbone
-from safe_ray.cluster import connect
+from safe_ray.backbones.openclip import Backbone
 from safe_ray.config import SweepConfig
 from safe_ray.features.extract import ExtractionSummary, resolve_precision
 from safe_ray.features.verification import verify_stores
@@ -13,16 +12,17 @@ from safe_ray.search.precision import check_precisions
 
 
 def extract_admitted(
-    config: SweepConfig, images: preparation.CheckedImages, reporter: Reporter
+    config: SweepConfig,
+    images: preparation.CheckedImages,
+    backbone: Backbone,
+    reporter: Reporter,
 ) -> list[ExtractionSummary]:
     """Extract the support, validation and test images of all tasks, and say what was done.
 
     Raises:
-        InputError: the weights cannot be loaded, or the store cannot be written.
+        InputError: the store cannot be written.
     """
     summaries = []
-    backbone = load_backbone(config.backbone.spec(), parts=("trunk",))
-    connect(config.cluster.address, config.cluster.num_cpus)
     precision = resolve_precision(config.features.precision)
     check_precisions(config, precision, gpus_per_worker=None)
     summaries.append(

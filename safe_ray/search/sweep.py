@@ -29,8 +29,8 @@ from typing import Any, TypeVar
 
 import optuna
 
-from safe_ray.backbones.openclip import Backbone, load_backbone
-from safe_ray.cluster import ClusterResources, TrialPlan, connect, plan_trials
+from safe_ray.backbones.openclip import Backbone
+from safe_ray.cluster import ClusterResources, TrialPlan, plan_trials
 from safe_ray.config import SweepConfig
 from safe_ray.data.manifest import Manifest
 from safe_ray.devices import device_of
@@ -39,7 +39,6 @@ from safe_ray.features.extract import Precision, resolve_precision
 from safe_ray.features.inventory import Inventory
 from safe_ray.files import read_record, write_record
 from safe_ray.job import is_submitted
-from safe_ray.last_words import last_words
 from safe_ray.progress import Reporter
 from safe_ray.report.summary import TaskResult
 from safe_ray.report.tables import print_table, write_report
@@ -56,7 +55,6 @@ from safe_ray.search.targets import target_columns
 from safe_ray.search.testing import TestCounts, Winner, count_correct
 from safe_ray.search.tuning import run_trials
 from safe_ray.search.winners import Decision, decide, discard_damaged, remedied
-from safe_ray.tracking.mlflow import Tracker
 from safe_ray.tracking.system import system_facts
 from safe_ray.tracking.writer import BackgroundTracker
 from safe_ray.training.job import BankJob, BankOutcome, TaskFacts
@@ -76,7 +74,6 @@ class SweepSummary:
         files: summary, table and text.
         missing: why each task without a result has none, by task id.
         tracking_uri: where the runs are.
-        seconds: of this run of the sweep.
     """
 
     folder: Path
@@ -84,11 +81,15 @@ class SweepSummary:
     files: tuple[Path, ...]
     missing: Mapping[str, str]
     tracking_uri: str
-    seconds: float
 
 
 def run_admitted(
-    claim: Claim, admitted: Admitted, reporter: Reporter, began: float
+    claim: Claim,
+    admitted: Admitted,
+    backbone: Backbone,
+    resources: ClusterResources,
+    writer: BackgroundTracker,
+    reporter: Reporter,
 ) -> SweepSummary:
     """Run a sweep whose images are checked, or go on with it, and print its table.
 
@@ -97,78 +98,57 @@ def run_admitted(
     Args:
         claim: on the sweep's folder; its name is taken here.
         admitted: data sets and images.
+        backbone: with its weights.
+        resources: of the cluster that has been joined.
+        writer: writes to MLflow, open.
         reporter: where to say how far it is.
-        began: `time.monotonic` when the command began.
 
     Raises:
         InputError: something that the person who asked for it can mend. Nothing that was computed
             before is lost.
     """
     config, images = claim.config, admitted.images
-    farewell = (
-        f"safe_ray: the program has ended without a word: it was killed, or Ray's own process on "
-        f"this machine (the raylet) died. Nothing that was finished is lost; to go on, give the "
-        f"same command with sweep={config.sweep}"
+    plan = plan_trials(
+        resources,
+        config.training.workers,
+        config.training.cpus_per_worker,
+        config.training.gpus_per_worker,
+        config.search.concurrent_trials,
     )
-    tracker = Tracker(
-        config.tracking.uri,
-        config.experiment,
-        config.sweep,
-        config.tracking.heads,
-        begun=claim.beginning.id,
-    )
-    with last_words(farewell), BackgroundTracker(tracker, reporter.say) as writer:
-        backbone = load_backbone(config.backbone.spec())
-        resources = connect(config.cluster.address, config.cluster.num_cpus)
-        plan = plan_trials(
-            resources,
-            config.training.workers,
-            config.training.cpus_per_worker,
-            config.training.gpus_per_worker,
-            config.search.concurrent_trials,
-        )
-        precision = _precision(claim)
-        check_precisions(config, precision, plan.gpus_per_worker)
-        if claim.resumed:
-            preparation.check_unchanged(config, images.tasks)
-        claim.take()
-        _decided(config, "precision", lambda: precision)
-        writer.log_system(system_facts(_devices(resources)))
+    precision = _precision(claim)
+    check_precisions(config, precision, plan.gpus_per_worker)
+    if claim.resumed:
+        preparation.check_unchanged(config, images.tasks)
+    claim.take()
+    _decided(config, "precision", lambda: precision)
+    writer.log_system(system_facts(_devices(resources)))
 
-        # Nobody who chooses has a test split to look at, from here until all is chosen.
-        columns = _columns(config, admitted.manifests)
-        manifests = {name: manifest.without_test() for name, manifest in admitted.manifests.items()}
-        preparation.extract_support(
-            config,
-            backbone,
-            images.tasks,
-            precision,
-            reporter.phase("extracting features"),
-            reporter,
-        )
-        facts = preparation.write_tasks(config, backbone, manifests, images.tasks, precision, plan)
-        recorder = Recorder(writer, facts, config.tracking.register_winners)
-        recorder.start()
-        decision = _decide(claim, facts, backbone, plan, recorder, reporter)
-        results = _test(
-            config, facts, backbone, decision, images.tests, columns, recorder, writer, reporter
-        )
-        # MLflow may be slow to take what is queued, or lost: the report does not wait for it.
-        files: Sequence[Path] = ()
-        if results:
-            print_table(results)
-            files = write_report(results, config.outputs)
-    result = SweepSummary(
-        config.outputs,
-        tuple(results),
-        tuple(files),
-        decision.missing,
-        tracker.uri,
-        time.monotonic() - began,
+    # Nobody who chooses has a test split to look at, from here until all is chosen.
+    columns = _columns(config, admitted.manifests)
+    manifests = {name: manifest.without_test() for name, manifest in admitted.manifests.items()}
+    preparation.extract_support(
+        config,
+        backbone,
+        images.tasks,
+        precision,
+        reporter.phase("extracting features"),
+        reporter,
     )
+    facts = preparation.write_tasks(config, backbone, manifests, images.tasks, precision, plan)
+    recorder = Recorder(writer, facts, config.tracking.register_winners)
+    recorder.start()
+    decision = _decide(claim, facts, backbone, plan, recorder, reporter)
+    results = _test(
+        config, facts, backbone, decision, images.tests, columns, recorder, writer, reporter
+    )
+    # MLflow may be slow to take what is queued, or lost: the report does not wait for it.
+    files: Sequence[Path] = ()
     if results:
-        _print_where(config, result)
-    return result
+        print_table(results)
+        files = write_report(results, config.outputs)
+    return SweepSummary(
+        config.outputs, tuple(results), tuple(files), decision.missing, writer.tracker.uri
+    )
 
 
 def _decide(
@@ -415,8 +395,9 @@ def _devices(resources: ClusterResources) -> dict[str, str]:
     }
 
 
-def _print_where(config: SweepConfig, result: SweepSummary) -> None:
-    print(f"Done in {result.seconds:.0f} s.")
+def print_where(config: SweepConfig, result: SweepSummary, seconds: float) -> None:
+    """Print how long this run of a sweep took, and where everything is."""
+    print(f"Done in {seconds:.0f} s.")
     node = socket.gethostname() if is_submitted() else None
     lines = closing_lines(result.folder, config.features.store, result.tracking_uri, node)
     print("\n".join(lines))
