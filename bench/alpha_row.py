@@ -8,9 +8,10 @@ from torch.nn import functional
 
 from bench.harness import arguments, check_close, finish, interleave, pin
 from bench.pooling import EMBEDDED, RN50, TINY, Size
-from safe_ray.heads.blending import AlphaRowSums, alpha_grid, blend_logits
+from safe_ray.heads.blending import alpha_grid, blend_logits, sum_alpha_row
+from safe_ray.heads.sums import KnobSums
 from safe_ray.poolings.modified_resnet import AttentionPool
-from safe_ray.training.evaluation import evaluate_alpha_rows, pool_with_heads
+from safe_ray.training.evaluation import pool_with_heads
 
 _SCALE, _POINTS = 100.0, 101
 
@@ -25,18 +26,20 @@ def measure(size: Size, samples: int, repeats: int) -> float:
     labels = torch.randint(size.classes, (samples,))
     classifier = functional.normalize(torch.randn(size.classes, size.output), dim=-1)
 
-    def evaluate(alphas: tuple[float, ...]) -> AlphaRowSums:
-        return evaluate_alpha_rows(
-            heads[:1], heads[1], AttentionPool(size.heads), maps, labels, classifier, _SCALE, alphas
-        )
+    form, device = AttentionPool(size.heads), classifier.device
+
+    def evaluate(alphas: tuple[float, ...]) -> KnobSums:
+        tuned = pool_with_heads(heads[:1], form, maps, device)
+        original = pool_with_heads(heads[1:], form, maps, device)[0]
+        return sum_alpha_row(tuned, original, classifier, labels, _SCALE, alphas)[0]
 
     row = evaluate(alpha_grid(_POINTS))
-    tuned, original = pool_with_heads(heads, AttentionPool(size.heads), maps, classifier.device)
+    tuned, original = pool_with_heads(heads, form, maps, device)
     for index, alpha in enumerate(alpha_grid(_POINTS)):
         logits = blend_logits(tuned, original, classifier, _SCALE, alpha)
         loss = functional.cross_entropy(logits, labels, reduction="sum").double()
-        check_close(f"the row at alpha {alpha}", row.nll[0, index], loss, 1e-4)
-    check_close("one point", evaluate((0.5,)).nll[0, 0], row.nll[0, _POINTS // 2], 1e-6)
+        check_close(f"the row at alpha {alpha}", row.nll[index], loss, 1e-4)
+    check_close("one point", evaluate((0.5,)).nll[0], row.nll[_POINTS // 2], 1e-6)
 
     medians = interleave(
         {"row": lambda: evaluate(alpha_grid(_POINTS)), "point": lambda: evaluate((0.5,))}, repeats

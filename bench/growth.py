@@ -25,13 +25,13 @@ import torch
 from torch.nn import functional
 
 from bench.harness import arguments, finish
-from safe_ray.heads.blending import alpha_grid
+from safe_ray.heads.blending import alpha_grid, sum_alpha_row
 from safe_ray.poolings.modified_resnet import AttentionPool
 from safe_ray.search.journal import Journal
 from safe_ray.search.searcher import BankSearcher, SearchOptions
 from safe_ray.search.space import Range, SearchSpace
 from safe_ray.specs import AlphaRow, Task
-from safe_ray.training.evaluation import evaluate_alpha_rows
+from safe_ray.training.evaluation import pool_with_heads
 from safe_ray.training.job import BankJob, BankOutcome, CandidateOutcome
 from safe_ray.training.loop import LoopOptions, Member, SupportShard, begin, train_bank
 from safe_ray.training.maps import ResidentMaps
@@ -93,7 +93,9 @@ def train(size: Size, epochs: int) -> None:
         raise SystemExit("a head was not trained to its end")
     heads = [member.head for member in state.members]
     form = AttentionPool(_HEADS)
-    evaluate_alpha_rows(heads, pooling, form, maps[:, 0], labels, classifier, 100.0, _ALPHAS)
+    tuned = pool_with_heads(heads, form, maps[:, 0], classifier.device)
+    original = pool_with_heads([pooling], form, maps[:, 0], classifier.device)[0]
+    sum_alpha_row(tuned, original, classifier, labels, 100.0, _ALPHAS)
 
 
 def drive(size: Size, candidates: int, bank: int) -> None:

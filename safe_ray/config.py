@@ -181,6 +181,11 @@ class BackboneConfig(Group):
         description="A JSON file that defines the architecture, if open_clip does not ship it.",
     )
     seed: Seed = Field(default=0, description="Seeds the random weights when pretrained is null.")
+    pooling: str | None = Field(
+        default=None,
+        description="A Python module that defines the family of the pooling; null finds it among "
+        "those that come with the package.",
+    )
 
     def spec(self) -> BackboneSpec:
         """Return the value that travels.
@@ -197,6 +202,7 @@ class BackboneConfig(Group):
             pretrained=tag_or_file,
             model_config=None if architecture is None else _absolute(architecture),
             seed=self.seed,
+            pooling=self.pooling,
         )
 
 
@@ -381,6 +387,10 @@ class SearchConfig(Group):
         description="Score on a few validation images a class (coop), on folds of the support "
         "images (cross) or on the whole validation split (full); auto is coop where there are "
         "validation images, else cross."
+    )
+    choose_by: Literal["metric", "nll", "nll_prior"] = Field(
+        description="What is best on validation samples: the metric, and the negative "
+        "log-likelihood among equals; that alone; or that with a prior on alpha around 0.5."
     )
     folds: Annotated[int, Strict(), Field(ge=2)] = Field(
         description="Folds of the support images in cross-validation."

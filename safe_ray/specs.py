@@ -9,6 +9,9 @@ from typing import Any, Literal
 Metric = Literal["accuracy", "mean_per_class"]
 """Accuracy over all samples, or the mean over the classes of the accuracy in each."""
 
+Values = Mapping[str, float]
+"""A candidate: what is searched (`lr`, `epochs`, ...), by name."""
+
 
 @dataclass(frozen=True)
 class BackboneSpec:

@@ -21,11 +21,12 @@ from safe_ray.backbones.openclip import load_backbone
 from safe_ray.devices import cpu_capabilities, device_of, full_precision, has_instructions, indexed
 from safe_ray.features.extract import dense_maps, run_trunk
 from safe_ray.heads.bank import Bank
+from safe_ray.heads.blending import sum_alpha_row
 from safe_ray.heads.optimiser import BankOptimiser, Schedule
 from safe_ray.heads.step import AutogradStep
 from safe_ray.search.testing import count_hits
 from safe_ray.specs import BackboneSpec
-from safe_ray.training.evaluation import evaluate_alpha_rows, pool_with_heads
+from safe_ray.training.evaluation import pool_with_heads
 from safe_ray.training.loop import (
     LoopOptions,
     Member,
@@ -168,11 +169,11 @@ def test_pooling_and_alpha_rows_keep_to_the_gpu(fake: FakeTensorMode) -> None:
     pooled = pool_with_heads([HEAD] * 3, POOL, maps, GPU)
     assert pooled.device == GPU
     labels = torch.zeros(SAMPLES, dtype=torch.int64)
-    sums = evaluate_alpha_rows(
-        [HEAD] * 3, HEAD, POOL, maps, labels, classifier().to(GPU), 20.0, (0.0, 0.5, 1.0)
+    sums = sum_alpha_row(
+        pooled, pooled[0], classifier().to(GPU), labels.to(GPU), 20.0, (0.0, 0.5, 1.0)
     )
-    assert sums.correct.shape == (3, 3)
-    assert sums.correct.device.type == "cpu"
+    assert [tuple(head.class_correct.shape) for head in sums] == [(3, CLASSES)] * 3
+    assert all(head.nll.device.type == "cpu" for head in sums)
 
 
 def test_counting_on_test_samples_keeps_to_the_gpu(fake: FakeTensorMode) -> None:

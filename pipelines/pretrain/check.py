@@ -20,7 +20,7 @@ from safe_ray.data.images import decode_image
 from safe_ray.data.manifest import load_manifest, read_image_bytes
 from safe_ray.data.views import make_view, normalise
 from safe_ray.heads.bank import Bank
-from safe_ray.heads.blending import alpha_grid, sum_alpha_row
+from safe_ray.heads.blending import alpha_grid, alpha_row, sum_alpha_row
 from safe_ray.heads.selection import best_point
 from safe_ray.specs import BackboneSpec, DatasetSpec
 from safe_ray.training.loop import LoopOptions, Member, SupportShard, begin, train_bank
@@ -87,7 +87,7 @@ def measure(
         answers = labels_of(episode.validation)
         tuned, base = pools(held, heads)
         sums = sum_alpha_row(tuned, base, classifier, answers, backbone.logit_scale, alphas)
-        rows = [sums.row(k, alphas) for k in range(len(heads))]
+        rows = [alpha_row(head, alphas) for head in sums]
         points = [best_point(row) for row in rows]
         best = max(
             range(len(heads)),
@@ -95,7 +95,7 @@ def measure(
         )
         tuned, base = pools(test_maps, [heads[best]])
         sums = sum_alpha_row(tuned, base, classifier, truth, backbone.logit_scale, alphas)
-        accuracy = sums.row(0, alphas).accuracy
+        accuracy = alpha_row(sums[0], alphas).accuracy
         found["zero_shot"].append(accuracy[0])
         found["tuned"].append(accuracy[-1])
         found["safe"].append(accuracy[points[best]])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from safe_ray.poolings.base import HeadState, Pooling
 
 
-def tuned_logits(pooled: Tensor, classifier: Tensor, logit_scale: float) -> Tensor:
+def tuned_logits(pooled: Tensor, classifier: Tensor, logit_scale: float | Tensor) -> Tensor:
     """Class logits of pooled features: `[..., N, D]` x `[classes, D]` -> `[..., N, classes]`.
 
     The features are normalised here; the classifier's rows already are.
@@ -34,9 +34,11 @@ class Bank(nn.Module):
         logit_scale: the model's, already exponentiated.
         precision: the pooling's arithmetic: weights and tokens are rounded to it for each pass.
             None is that of the weights; the loss is that in any case.
+        temperatures: one a head, with which the loss multiplies the logit scale; None is 1 for all.
     """
 
     classifier: Tensor
+    _scales: Tensor
 
     def __init__(
         self,
@@ -46,6 +48,7 @@ class Bank(nn.Module):
         classifier: Tensor,
         logit_scale: float,
         precision: torch.dtype | None = None,
+        temperatures: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.precision = precision
@@ -63,6 +66,9 @@ class Bank(nn.Module):
                 self.register_buffer(attribute, stacked)
         self.register_buffer("classifier", classifier.float())
         self._size = len(heads)
+        self.temperatures = tuple(temperatures or (1.0,) * len(heads))
+        scales = torch.tensor([logit_scale * value for value in self.temperatures])
+        self.register_buffer("_scales", scales.view(-1, 1, 1).to(self.classifier))
 
     def __len__(self) -> int:
         return self._size
@@ -105,7 +111,7 @@ class Bank(nn.Module):
 
     def losses(self, pooled: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """Return what `forward` does, from features `[K, N, D]` as the pooling returns them."""
-        logits = tuned_logits(pooled, self.classifier, self.logit_scale)
+        logits = tuned_logits(pooled, self.classifier, self._scales)
         candidates, samples, classes = logits.shape
         losses = nn.functional.cross_entropy(
             logits.reshape(candidates * samples, classes),

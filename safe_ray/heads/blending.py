@@ -10,13 +10,12 @@ so no blended vector is ever formed: the whole row of alphas follows from one pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from safe_ray.heads.metrics import mean_per_class
-from safe_ray.heads.selection import selection_score, steps_of
+from safe_ray.heads.selection import Rule, steps_of
+from safe_ray.heads.sums import KnobSums
 from safe_ray.specs import AlphaRow, Metric
 
 # Small enough that the logits of a chunk stay in a CPU's cache from one pass to the next.
@@ -49,67 +48,6 @@ def blend_logits(
     return logit_scale * (nn.functional.normalize(blended, dim=-1) @ classifier.t())
 
 
-@dataclass(frozen=True)
-class AlphaRowSums:
-    """Sums over samples at every alpha, which add up over folds and batches.
-
-    Attributes:
-        class_correct: `[K, A, classes]` int32, samples whose highest logit is the right class.
-        gained: `[K, A]` int64, samples that are right here and wrong with the original pooling.
-        lost: `[K, A]` int64, samples that are wrong here and right with the original pooling.
-        nll: `[K, A]` float64, summed negative log-likelihood in nats.
-        class_samples: `[classes]` int64, how many samples the sums are over.
-    """
-
-    class_correct: Tensor
-    gained: Tensor
-    lost: Tensor
-    nll: Tensor
-    class_samples: Tensor
-
-    @property
-    def correct(self) -> Tensor:
-        """`[K, A]` int64, samples of all classes whose highest logit is the right class."""
-        return self.class_correct.sum(dim=-1)
-
-    @property
-    def samples(self) -> int:
-        """How many samples of all classes the sums are over."""
-        return int(self.class_samples.sum())
-
-    def __add__(self, other: AlphaRowSums) -> AlphaRowSums:
-        return AlphaRowSums(
-            self.class_correct + other.class_correct,
-            self.gained + other.gained,
-            self.lost + other.lost,
-            self.nll + other.nll,
-            self.class_samples + other.class_samples,
-        )
-
-    def row(
-        self, candidate: int, alphas: tuple[float, ...], metric: Metric = "accuracy"
-    ) -> AlphaRow:
-        """Return one candidate's figures at every alpha, with the score that `metric` gives."""
-        columns: dict[Metric, list[float]] = {
-            "accuracy": (self.correct[candidate].double() / self.samples).tolist(),
-            "mean_per_class": mean_per_class(
-                self.class_correct[candidate], self.class_samples
-            ).tolist(),
-        }
-        nll = (self.nll[candidate] / self.samples).tolist()
-        steps = steps_of(metric, self.class_samples.tolist())
-        chosen_by = zip(columns[metric], nll, strict=True)
-        return AlphaRow(
-            alphas=alphas,
-            accuracy=tuple(columns["accuracy"]),
-            mean_per_class=tuple(columns["mean_per_class"]),
-            nll=tuple(nll),
-            gained=tuple(self.gained[candidate].tolist()),
-            lost=tuple(self.lost[candidate].tolist()),
-            score=tuple(selection_score(value, loss, steps) for value, loss in chosen_by),
-        )
-
-
 @torch.no_grad()
 def sum_alpha_row(
     tuned: Tensor,
@@ -118,8 +56,8 @@ def sum_alpha_row(
     labels: Tensor,
     logit_scale: float,
     alphas: tuple[float, ...],
-) -> AlphaRowSums:
-    """Evaluate K heads at every alpha, in closed form.
+) -> list[KnobSums]:
+    """Evaluate K heads at every alpha, in closed form; the points of the sums are the alphas.
 
     Args:
         tuned: `[K, N, D]` features pooled by the tuned heads.
@@ -165,12 +103,38 @@ def sum_alpha_row(
     # Not `bincount`, which waits for the device to know how long its answer is.
     sizes = torch.zeros(classes, dtype=torch.int64, device=device)
     sizes.index_add_(0, labels, torch.ones_like(labels))
-    return AlphaRowSums(
-        correct.transpose(1, 2).cpu(),
-        gained.cpu(),
-        lost.cpu(),
-        nll.cpu(),
-        sizes.cpu(),
+    columns = (correct.transpose(1, 2).cpu(), gained.cpu(), lost.cpu(), nll.cpu())
+    return [KnobSums(*head, sizes.cpu()) for head in zip(*columns, strict=True)]
+
+
+def alpha_row(sums: KnobSums, alphas: tuple[float, ...], rule: Rule | None = None) -> AlphaRow:
+    """Return a head's figures at every alpha, with the scores that a rule gives.
+
+    Args:
+        sums: of the head, whose points are the alphas.
+        alphas: the grid.
+        rule: accuracy, with the negative log-likelihood among equals, by default.
+    """
+    rule = rule or Rule()
+    samples = sums.samples
+    columns: dict[Metric, list[float]] = {
+        "accuracy": (sums.class_correct.sum(-1).double() / samples).tolist(),
+        "mean_per_class": mean_per_class(sums.class_correct, sums.class_samples).tolist(),
+    }
+    nll = (sums.nll / samples).tolist()
+    steps = steps_of(rule.metric, sums.class_samples.tolist())
+    chosen_by = zip(columns[rule.metric], nll, alphas, strict=True)
+    return AlphaRow(
+        alphas=alphas,
+        accuracy=tuple(columns["accuracy"]),
+        mean_per_class=tuple(columns["mean_per_class"]),
+        nll=tuple(nll),
+        gained=tuple(sums.gained.tolist()),
+        lost=tuple(sums.lost.tolist()),
+        score=tuple(
+            rule.score(value, loss, steps, samples, {"alpha": alpha})
+            for value, loss, alpha in chosen_by
+        ),
     )
 
 

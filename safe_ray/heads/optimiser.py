@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from safe_ray.heads.bank import Bank
+from safe_ray.poolings.base import HeadState
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,22 @@ class Moments:
     updates: int
 
 
+@dataclass(frozen=True)
+class PullToStart:
+    """Decay towards where training began, decoupled from the gradient as AdamW's is towards zero.
+
+    With theta_0 the start, d the decay and lr the learning rate, each update begins with
+    `theta -= lr d (theta - theta_0)`.
+
+    Attributes:
+        start: theta_0, which all candidates share.
+        decays: d, one a candidate; 0 leaves it alone.
+    """
+
+    start: HeadState
+    decays: Sequence[float]
+
+
 class BankOptimiser:
     """AdamW over the candidates of a bank (betas 0.9 and 0.999, epsilon 1e-8).
 
@@ -50,6 +67,7 @@ class BankOptimiser:
         bank: the bank whose trained parameters are updated in place.
         weight_decays: one a candidate, decoupled as in AdamW (Loshchilov and Hutter, 2019).
         moments: where to go on from, one a candidate, or None to begin.
+        pull: a decay towards the start; None for none.
     """
 
     def __init__(
@@ -57,6 +75,7 @@ class BankOptimiser:
         bank: Bank,
         weight_decays: Sequence[float],
         moments: Sequence[Moments] | None = None,
+        pull: PullToStart | None = None,
     ) -> None:
         self._parameters = {
             name: parameter
@@ -74,6 +93,12 @@ class BankOptimiser:
         ]
         self._row_views: dict[tuple[int, str, int, int], tuple[Tensor, Tensor, Tensor]] = {}
         self._weight_decays = list(weight_decays)
+        self._pulls = list(pull.decays) if pull else [0.0] * len(bank)
+        self._start = {
+            name: pull.start[name].to(parameter.device, parameter.dtype)
+            for name, parameter in self._parameters.items()
+            if pull and any(pull.decays)
+        }
         # Of the update that is under way, counted from 1.
         self._steps = list(torch.ones(len(bank), device=bank.classifier.device).unbind())
         if moments is not None:
@@ -112,6 +137,9 @@ class BankOptimiser:
         views = [self._rows(candidate, name, rows) for name, rows, _ in gradients]
         if not views:
             return
+        if self._pulls[candidate]:
+            for (name, rows, _), (weight, _, _) in zip(gradients, views, strict=True):
+                weight.lerp_(self._start[name][rows], lr * self._pulls[candidate])
         # What torch.optim.AdamW(fused=True) comes down to.
         torch._fused_adamw_(
             [weight for weight, _, _ in views],

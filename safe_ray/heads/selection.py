@@ -3,15 +3,57 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from safe_ray.specs import AlphaRow, Metric
+
+ChooseBy = Literal["metric", "nll", "nll_prior"]
 
 LEVEL = 0.05
 """How likely a gain may be by chance alone and still count as shown."""
 
 # A score keeps 16 digits: nine for the metric leave seven for the negative log-likelihood.
 _MOST_STEPS = 10**9
+
+
+# Of the prior on alpha that `nll_prior` has.
+_PRIOR_MEAN, _PRIOR_DEVIATION = 0.5, 0.15
+
+
+@dataclass(frozen=True)
+class Rule:
+    """By what one candidate, and one point of its knobs, is preferred to others.
+
+    Attributes:
+        metric: what the person asks for.
+        choose_by: `metric` takes the highest value of the metric, and among equal ones the lowest
+            negative log-likelihood; `nll` the lowest negative log-likelihood; `nll_prior` that of
+            the n samples together, plus `(alpha - 0.5)^2 / (2 * 0.15^2)` where there is an alpha.
+    """
+
+    metric: Metric = "accuracy"
+    choose_by: ChooseBy = "metric"
+
+    def score(
+        self, value: float, nll: float, steps: int, samples: int, at: Mapping[str, float]
+    ) -> float:
+        """Return the number to maximise.
+
+        Args:
+            value: of the metric, 0 to 1.
+            nll: mean negative log-likelihood in nats.
+            steps: see `steps_of`.
+            samples: n, the validation samples.
+            at: a value for each knob.
+        """
+        if self.choose_by == "metric":
+            return selection_score(value, nll, steps)
+        if self.choose_by == "nll" or "alpha" not in at:
+            return -nll
+        away = (at["alpha"] - _PRIOR_MEAN) / _PRIOR_DEVIATION
+        return -nll - away * away / (2 * samples)
 
 
 def selection_score(value: float, nll: float, steps: int) -> float:

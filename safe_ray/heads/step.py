@@ -134,7 +134,10 @@ class FusedStep:
         precision = self._precision = bank.precision or torch.float32
         self._heads = [bank.head(candidate) for candidate in range(len(bank))]
         self._weights = [single.weights(head) for head in self._heads]
-        self._loss = CrossEntropy(bank.classifier, bank.logit_scale)
+        # Candidates of one scale share their loss, which holds a scaled classifier.
+        scales = [bank.logit_scale * temperature for temperature in bank.temperatures]
+        of_scale = {scale: CrossEntropy(bank.classifier, scale) for scale in set(scales)}
+        self._losses = [of_scale[scale] for scale in scales]
         threads = min(torch.get_num_threads(), len(bank))
         self.side_by_side = threads > 1
         self._lanes = [_Lane(bank, optimiser, single, precision) for _ in range(threads)]
@@ -179,7 +182,7 @@ class FusedStep:
             weights = self._single.weights(rounded)
         room = lane.room(tokens)
         pooled = self._single.pool(tokens, weights, room)
-        loss, gradient = self._loss(pooled.float() if half else pooled, targets)
+        loss, gradient = self._losses[candidate](pooled.float() if half else pooled, targets)
         lane.begin(candidate, lr)
         rounded_gradient = gradient.to(self._precision) if half else gradient
         self._single.differentiate(rounded_gradient, weights, room, lane)

@@ -98,7 +98,9 @@ class Protocol:
     Attributes:
         selection: `coop` (a few validation samples a class), `cross` (folds of the support set) or
             `full` (the whole validation split).
-        metric: what the winner has most of on them, `accuracy` or `mean_per_class`.
+        metric: what was asked for, `accuracy` or `mean_per_class`.
+        choose_by: how the winner was chosen on them: `metric`, `nll` or `nll_prior` (see
+            `safe_ray.heads.selection.Rule`).
         convention: of the sampling, a key of `safe_ray.data.episodes.CONVENTIONS`.
         prompts: `single`, `ensemble` or `descriptions`.
         support_samples: images that the head was tuned on.
@@ -109,6 +111,7 @@ class Protocol:
 
     selection: str
     metric: str
+    choose_by: str
     convention: str
     prompts: str
     support_samples: int

@@ -315,6 +315,7 @@ def write_report(results: Sequence[TaskResult], folder: Path) -> list[Path]:
             ("targets", pa.string()),
             ("protocol_selection", pa.string()),
             ("protocol_metric", pa.string()),
+            ("protocol_choose_by", pa.string()),
             ("protocol_convention", pa.string()),
             ("protocol_prompts", pa.string()),
             ("protocol_support_samples", pa.int32()),

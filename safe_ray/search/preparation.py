@@ -402,6 +402,7 @@ def write_tasks(
             mode=checked.selection,
             folds=config.search.folds,
             metric=config.evaluation.metric,
+            choose_by=config.search.choose_by,
             alphas=space.alphas,
             alpha_low=low,
             alpha_high=high,

@@ -220,6 +220,7 @@ class Recorder:
         return Protocol(
             selection=facts.mode,
             metric=facts.metric,
+            choose_by=facts.choose_by,
             convention=facts.card["episode"]["convention"],
             prompts=facts.card["prompts"],
             support_samples=len(facts.support),

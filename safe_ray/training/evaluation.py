@@ -1,4 +1,4 @@
-"""Pooling dense maps with trained heads, in memory-bounded pieces, and their alpha rows."""
+"""Pooling dense maps with trained heads, in memory-bounded pieces."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from safe_ray.heads.blending import AlphaRowSums, sum_alpha_row
 from safe_ray.poolings.base import HeadState, Pooling
 
 # More maps at once than this leave a CPU's caches; fewer read the weights too often.
@@ -25,7 +24,7 @@ def pool_with_heads(
     Args:
         heads: K states with the tower's parameter names, on any device.
         pooling: what they are states of.
-        maps: `[N, L, C]` dense maps of view 0, on any device and in any floating-point type.
+        maps: `[N, L, C]` dense maps, on any device and in any floating-point type.
         device: where to compute.
 
     Returns:
@@ -44,23 +43,3 @@ def pool_with_heads(
         ]
         pooled.append(torch.cat(parts, dim=1))
     return torch.cat(pooled)
-
-
-def evaluate_alpha_rows(
-    heads: Sequence[HeadState],
-    original: HeadState,
-    pooling: Pooling,
-    maps: Tensor,
-    labels: Tensor,
-    classifier: Tensor,
-    logit_scale: float,
-    alphas: tuple[float, ...],
-) -> AlphaRowSums:
-    """Evaluate K heads at every alpha on the maps `[N, L, C]` of labelled samples `[N]`.
-
-    The computation runs on the classifier's device.
-    """
-    device = classifier.device
-    tuned = pool_with_heads(heads, pooling, maps, device)
-    base = pool_with_heads([original], pooling, maps, device)[0]
-    return sum_alpha_row(tuned, base, classifier, labels.to(device), logit_scale, alphas)

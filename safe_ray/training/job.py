@@ -27,13 +27,14 @@ from safe_ray.errors import InputError
 from safe_ray.features.store import FeatureStore, StoreKey
 from safe_ray.files import digest_json, read_record, replacing, write_record
 from safe_ray.heads.artifact import save_head
-from safe_ray.heads.blending import AlphaRowSums
-from safe_ray.heads.selection import best_point
+from safe_ray.heads.blending import alpha_row, sum_alpha_row
+from safe_ray.heads.selection import ChooseBy, Rule, best_point
+from safe_ray.heads.sums import KnobSums
 from safe_ray.poolings import Pooling, from_json
 from safe_ray.poolings.base import HeadState
 from safe_ray.specs import AlphaRow, HyperParameters, Metric, Task
 from safe_ray.training.checkpoint import load_state, save_state
-from safe_ray.training.evaluation import evaluate_alpha_rows
+from safe_ray.training.evaluation import pool_with_heads
 from safe_ray.training.loop import (
     Found,
     LoopOptions,
@@ -76,7 +77,8 @@ class TaskFacts:
         mode: `coop` and `full` validate on the validation samples (a few a class, or the whole
             split), `cross` on folds of the support set.
         folds: folds of the support set in mode `cross`.
-        metric: of the validation samples, by which an alpha and a candidate are chosen.
+        metric: of the validation samples, that the person asks for.
+        choose_by: how an alpha and a candidate are chosen (see `safe_ray.heads.selection.Rule`).
         alphas: the grid of alphas that every head is evaluated at.
         alpha_low: the smallest alpha that may be chosen.
         alpha_high: the largest alpha that may be chosen.
@@ -106,6 +108,7 @@ class TaskFacts:
     mode: Literal["coop", "cross", "full"]
     folds: int
     metric: Metric
+    choose_by: ChooseBy
     alphas: tuple[float, ...]
     alpha_low: float
     alpha_high: float
@@ -392,11 +395,12 @@ def run_bank(
         return
     heads = [member.head for member in state.members]
     sums = _validate(facts, store, heads, original, classifier, len(job.candidates))
+    rule = Rule(facts.metric, facts.choose_by)
     outcomes = []
     for slot, hyper_parameters in enumerate(job.candidates):
         group = state.members[slot :: len(job.candidates)]
         losses = tuple(state.members[slot].losses)
-        row = sums.row(slot, facts.alphas, facts.metric)
+        row = alpha_row(sums[slot], facts.alphas, rule)
         if any(m.failed for m in group) or not all(map(math.isfinite, (*row.accuracy, *row.nll))):
             outcomes.append(
                 CandidateOutcome(slot, hyper_parameters, True, losses, None, None, None)
@@ -418,14 +422,14 @@ def run_bank(
                 "validation_nll": row.nll[best],
                 "validation_gained": row.gained[best],
                 "validation_lost": row.lost[best],
-                "validation_samples": sums.samples,
+                "validation_samples": sums[0].samples,
                 "train_loss": losses[-1],
             },
         }
         save_head(job.folder / name, heads[slot], card)
         outcomes.append(CandidateOutcome(slot, hyper_parameters, False, losses, row, best, name))
     seconds = time.monotonic() - began
-    BankOutcome(job.task_id, job.bank, sums.samples, seconds, tuple(outcomes)).save(job.folder)
+    BankOutcome(job.task_id, job.bank, sums[0].samples, seconds, tuple(outcomes)).save(job.folder)
     checkpoint.unlink(missing_ok=True)
 
 
@@ -465,27 +469,27 @@ def _validate(
     original: HeadState,
     classifier: Tensor,
     candidates: int,
-) -> AlphaRowSums:
-    """Return each candidate's alpha row, over the validation samples or over the folds."""
+) -> list[KnobSums]:
+    """Return each candidate's sums at every alpha, over the validation samples or the folds."""
+    pooling, device = facts.pool(), classifier.device
 
     def evaluate(
         group: Sequence[HeadState], samples: Sequence[str], labels: Tensor
-    ) -> AlphaRowSums:
-        total: AlphaRowSums | None = None
+    ) -> list[KnobSums]:
+        total: list[KnobSums] = []
         for first in range(0, len(samples), _VALIDATED_AT_ONCE):
             part = slice(first, first + _VALIDATED_AT_ONCE)
-            sums = evaluate_alpha_rows(
-                group,
-                original,
-                facts.pool(),
-                torch.from_numpy(store.read(samples[part], (0,)))[:, 0],
-                labels[part],
+            maps = torch.from_numpy(store.read(samples[part], (0,)))[:, 0]
+            sums = sum_alpha_row(
+                pool_with_heads(group, pooling, maps, device),
+                pool_with_heads([original], pooling, maps, device)[0],
                 classifier,
+                labels[part].to(device),
                 facts.logit_scale,
                 facts.alphas,
             )
-            total = sums if total is None else total + sums
-        if total is None:
+            total = _added(total, sums)
+        if not total:
             raise ValueError(f"{facts.task.id} has nothing to validate on")
         return total
 
@@ -493,14 +497,19 @@ def _validate(
         return evaluate(heads, facts.validation, torch.tensor(facts.validation_labels))
     folds = torch.tensor(fold_of(facts.support_labels, facts.support, facts.folds))
     labels = torch.tensor(facts.support_labels)
-    total: AlphaRowSums | None = None
+    total: list[KnobSums] = []
     for fold in range(facts.folds):
         held_out = (folds == fold).nonzero().flatten().tolist()
         if not held_out:
             continue
         group = heads[(fold + 1) * candidates : (fold + 2) * candidates]
         sums = evaluate(group, [facts.support[i] for i in held_out], labels[held_out])
-        total = sums if total is None else total + sums
-    if total is None:
+        total = _added(total, sums)
+    if not total:
         raise ValueError(f"{facts.task.id} has no support samples to validate on")
     return total
+
+
+def _added(some: Sequence[KnobSums], more: Sequence[KnobSums]) -> list[KnobSums]:
+    """Add up the sums of each head; there may be none yet."""
+    return [a + b for a, b in zip(some, more, strict=True)] if some else list(more)

@@ -12,16 +12,18 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from safe_ray.errors import InputError
 from safe_ray.files import sha256_hex
 from safe_ray.heads.bank import Bank
-from safe_ray.heads.optimiser import BankOptimiser, Moments, Schedule
+from safe_ray.heads.optimiser import BankOptimiser, Moments, PullToStart, Schedule
 from safe_ray.heads.step import AutogradStep, Step, between_steps, compile_module
 from safe_ray.poolings.base import HeadState, Pooling
+from safe_ray.specs import Values
 from safe_ray.training.maps import MapSource
 
 
@@ -34,12 +36,42 @@ class Member:
         weight_decay: decoupled weight decay.
         epochs: passes over the support set; a member that is done leaves the bank.
         include: one flag a support sample, or None for all of them (see cross-validation).
+        decay_to_start: decoupled decay towards the original pooling (see `PullToStart`).
+        temperature: what the loss multiplies the logit scale with.
     """
 
-    lr: float
-    weight_decay: float
-    epochs: int
+    lr: float = 1e-4
+    weight_decay: float = 0.01
+    epochs: int = 30
     include: tuple[bool, ...] | None = None
+    decay_to_start: float = 0.0
+    temperature: float = 1.0
+
+    @classmethod
+    def of(cls, values: Values, include: tuple[bool, ...] | None = None) -> Member:
+        """Return the member that a candidate's values describe.
+
+        Args:
+            values: any of `QUANTITIES`; the others are as the fields' defaults have them.
+            include: see the field.
+
+        Raises:
+            InputError: a name is not one of `QUANTITIES`.
+        """
+        unknown = sorted(set(values) - set(QUANTITIES))
+        if unknown:
+            raise InputError(
+                f"The space names {', '.join(unknown)}, which training a pooling does not know: it "
+                f"knows {', '.join(QUANTITIES)}."
+            )
+        known: dict[str, Any] = dict(values)
+        if "epochs" in known:
+            known["epochs"] = round(known["epochs"])
+        return cls(**known, include=include)
+
+
+QUANTITIES = ("lr", "weight_decay", "epochs", "decay_to_start", "temperature")
+"""The names of what a candidate may say of its training."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +218,7 @@ def train_bank(
     on_checkpoint: Callable[[TrainingState], None] | None = None,
     checkpoint_seconds: float = 60.0,
     on_epoch: Callable[[int], None] | None = None,
+    start: HeadState | None = None,
 ) -> TrainingState:
     """Train the members of a bank from `state` to the end of their schedules.
 
@@ -202,11 +235,18 @@ def train_bank(
             epochs, with the state to keep.
         checkpoint_seconds: see `on_checkpoint`.
         on_epoch: called after each epoch with the number of whole epochs so far.
+        start: the original head, which a checkpoint no longer has; needed where a member has a
+            `decay_to_start`.
 
     Returns:
         The final state. A member whose loss or weights stopped being finite is marked failed and
         left out from the next epoch on; the others are not touched by it.
+
+    Raises:
+        ValueError: a member has a `decay_to_start`, and `start` is not given.
     """
+    if start is None and any(member.decay_to_start for member in members):
+        raise ValueError("a decay towards the start needs the original head: pass start")
     parallel = parallel or SingleProcess()
     device = shard.labels.device
     total = shard.total
@@ -222,7 +262,9 @@ def train_bank(
     ]
     last_checkpoint = time.monotonic()
 
-    running = _Running.start(members, state, classifier, pooling, logit_scale, options, parallel)
+    running = _Running.start(
+        members, state, classifier, pooling, logit_scale, options, parallel, start
+    )
     while running.active:
         epoch = state.epoch
         active = running.active
@@ -257,7 +299,7 @@ def train_bank(
                 on_checkpoint(state)
         if still != active:
             running = _Running.start(
-                members, state, classifier, pooling, logit_scale, options, parallel
+                members, state, classifier, pooling, logit_scale, options, parallel, start
             )
     return state
 
@@ -356,6 +398,7 @@ class _Running:
         logit_scale: float,
         options: LoopOptions,
         parallel: Parallel,
+        start: HeadState | None = None,
     ) -> _Running:
         active = [
             index
@@ -363,7 +406,15 @@ class _Running:
             if _unfinished(member, state.members[index], state.epoch)
         ]
         heads = [state.members[index].head for index in active or range(1)]
-        bank = Bank(heads, pooling, options.trained, classifier, logit_scale, options.precision)
+        bank = Bank(
+            heads,
+            pooling,
+            options.trained,
+            classifier,
+            logit_scale,
+            options.precision,
+            [members[index].temperature for index in active] or None,
+        )
         saved = [state.members[index].moments for index in active]
         known = [moments for moments in saved if moments is not None]
         if known and len(known) != len(saved):
@@ -372,6 +423,9 @@ class _Running:
             bank,
             [members[index].weight_decay for index in active] or [0.0],
             known or None,
+            None
+            if start is None
+            else PullToStart(start, [members[index].decay_to_start for index in active] or [0.0]),
         )
         step = pooling.step(bank, optimiser) if parallel.world_size == 1 else None
         if step is None:

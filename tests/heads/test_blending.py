@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from safe_ray.heads.blending import alpha_grid, blend_logits, sum_alpha_row
-from safe_ray.heads.selection import best_point, selection_score
+from safe_ray.heads.blending import alpha_grid, alpha_row, blend_logits, sum_alpha_row
+from safe_ray.heads.selection import Rule, best_point, selection_score
 
 
 @settings(max_examples=25, deadline=None)
@@ -39,15 +39,15 @@ def test_the_row_equals_the_explicit_blend(
         for candidate in range(candidates):
             logits = blend_logits(tuned[candidate], original, text, 30.0, alpha)
             nll = nn.functional.cross_entropy(logits, labels, reduction="sum")
-            assert torch.isclose(sums.nll[candidate, index], nll, rtol=1e-9, atol=1e-9)
+            assert torch.isclose(sums[candidate].nll[index], nll, rtol=1e-9, atol=1e-9)
             right = logits.argmax(-1) == labels
-            assert sums.correct[candidate, index] == right.sum()
-            assert sums.gained[candidate, index] == (right & ~by_original).sum()
-            assert sums.lost[candidate, index] == (by_original & ~right).sum()
+            assert sums[candidate].class_correct[index].sum() == right.sum()
+            assert sums[candidate].gained[index] == (right & ~by_original).sum()
+            assert sums[candidate].lost[index] == (by_original & ~right).sum()
             of_each = [right[labels == c].double().mean() for c in labels.unique()]
-            mean = sums.row(candidate, alphas).at(index).mean_per_class
+            mean = alpha_row(sums[candidate], alphas).at(index).mean_per_class
             assert mean == pytest.approx(float(torch.stack(of_each).mean()))
-    assert sums.samples == samples
+    assert all(head.samples == samples for head in sums)
 
 
 def test_a_101_point_row_of_many_classes_is_computed_in_pieces(
@@ -60,8 +60,9 @@ def test_a_101_point_row_of_many_classes_is_computed_in_pieces(
     whole = sum_alpha_row(tuned, original, text, labels, 10.0, alpha_grid(101))
     monkeypatch.setattr("safe_ray.heads.blending._SCRATCH_BYTES", 101 * 20 * 4 * 7)
     pieces = sum_alpha_row(tuned, original, text, labels, 10.0, alpha_grid(101))
-    assert torch.equal(whole.correct, pieces.correct)
-    assert torch.allclose(whole.nll, pieces.nll)
+    for one, other in zip(whole, pieces, strict=True):
+        assert torch.equal(one.class_correct, other.class_correct)
+        assert torch.allclose(one.nll, other.nll)
 
 
 def test_of_equal_classes_the_first_is_the_answer() -> None:
@@ -69,7 +70,9 @@ def test_of_equal_classes_the_first_is_the_answer() -> None:
     tuned, original = torch.randn(1, 40, 8), torch.randn(40, 8)
     text = nn.functional.normalize(torch.randn(2, 8), dim=-1)[[0, 0, 1]]
     counts = [
-        sum_alpha_row(tuned, original, text, torch.full((40,), label), 10.0, alpha_grid(5)).correct
+        sum_alpha_row(tuned, original, text, torch.full((40,), label), 10.0, alpha_grid(5))[
+            0
+        ].class_correct.sum(-1)
         for label in range(3)
     ]
     assert (counts[1] == 0).all()
@@ -82,10 +85,11 @@ def test_sums_over_folds_add_up() -> None:
     text = nn.functional.normalize(torch.randn(3, 8), dim=-1)
     labels = torch.randint(3, (10,))
     alphas = alpha_grid(5)
-    whole = sum_alpha_row(tuned, original, text, labels, 10.0, alphas)
-    parts = sum_alpha_row(tuned[:, :4], original[:4], text, labels[:4], 10.0, alphas)
-    parts += sum_alpha_row(tuned[:, 4:], original[4:], text, labels[4:], 10.0, alphas)
-    one, other = parts.row(0, alphas), whole.row(0, alphas)
+    [whole] = sum_alpha_row(tuned, original, text, labels, 10.0, alphas)
+    [first] = sum_alpha_row(tuned[:, :4], original[:4], text, labels[:4], 10.0, alphas)
+    [rest] = sum_alpha_row(tuned[:, 4:], original[4:], text, labels[4:], 10.0, alphas)
+    parts = first + rest
+    one, other = alpha_row(parts, alphas), alpha_row(whole, alphas)
     for column in ("accuracy", "mean_per_class", "gained", "lost"):
         assert getattr(one, column) == getattr(other, column)
     assert one.nll == pytest.approx(other.nll)
@@ -97,8 +101,10 @@ def test_a_row_is_scored_by_the_metric_that_is_asked_for() -> None:
     text = torch.eye(2)
     labels = torch.tensor([0, 0, 0, 0, 1])
     original, tuned = text[[0, 0, 0, 0, 0]], text[[0, 0, 1, 1, 1]]
-    sums = sum_alpha_row(tuned[None], original, text, labels, 10.0, (0.0, 1.0))
-    by_accuracy, by_class = sums.row(0, (0.0, 1.0)), sums.row(0, (0.0, 1.0), "mean_per_class")
+    [sums] = sum_alpha_row(tuned[None], original, text, labels, 10.0, (0.0, 1.0))
+    by_accuracy, by_class = (
+        alpha_row(sums, (0.0, 1.0), Rule(metric)) for metric in ("accuracy", "mean_per_class")
+    )
     for row in (by_accuracy, by_class):
         assert row.accuracy == pytest.approx((4 / 5, 3 / 5))
         assert row.mean_per_class == pytest.approx((1 / 2, 3 / 4))

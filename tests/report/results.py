@@ -54,6 +54,7 @@ def result(
         protocol=Protocol(
             selection="coop",
             metric="accuracy",
+            choose_by="metric",
             convention="coop",
             prompts="single",
             support_samples=20,

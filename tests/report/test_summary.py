@@ -76,6 +76,7 @@ def test_an_entry_has_the_documented_keys() -> None:
         "protocol": {
             "selection": "coop",
             "metric": "accuracy",
+            "choose_by": "metric",
             "convention": "coop",
             "prompts": "single",
             "support_samples": 20,

@@ -54,6 +54,7 @@ def write_task(root: Path, **changes: Any) -> BankJob:
         mode="coop",
         folds=3,
         metric="accuracy",
+        choose_by="metric",
         alphas=alpha_grid(11),
         alpha_low=0.0,
         alpha_high=1.0,

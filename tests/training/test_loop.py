@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from safe_ray.errors import InputError
+from safe_ray.poolings.base import HeadState
 from safe_ray.training.checkpoint import load_state, save_state
 from safe_ray.training.loop import (
     LoopOptions,
@@ -38,6 +40,7 @@ def train(
     members: list[Member],
     state: TrainingState | None = None,
     on_checkpoint: Callable[[TrainingState], None] | None = None,
+    start: HeadState | None = None,
 ) -> TrainingState:
     return train_bank(
         members,
@@ -49,7 +52,32 @@ def train(
         OPTIONS,
         on_checkpoint=on_checkpoint,
         checkpoint_seconds=0.0 if on_checkpoint else 60.0,
+        start=start,
     )
+
+
+def test_a_member_is_made_of_a_candidates_values() -> None:
+    assert Member.of({}) == Member()
+    values = {"lr": 1e-3, "epochs": 12.0, "decay_to_start": 2.0, "temperature": 0.5}
+    assert Member.of(values, (True,)) == Member(1e-3, 0.01, 12, (True,), 2.0, 0.5)
+    assert isinstance(Member.of(values).epochs, int)
+    with pytest.raises(
+        InputError, match=r"names momentum, which .* knows lr, weight_decay, epochs"
+    ):
+        Member.of({"lr": 1e-3, "momentum": 0.9})
+
+
+def test_a_decay_towards_the_start_asks_for_the_start() -> None:
+    start = state_of(layer(0))
+    pulled = [Member(1e-3, 0.0, 5, decay_to_start=50.0)]
+    with pytest.raises(ValueError, match="pass start"):
+        train(pulled)
+
+    def moved(members: list[Member]) -> float:
+        head = train(members, start=start).members[0].head
+        return float((head["v_proj.weight"] - start["v_proj.weight"]).norm())
+
+    assert moved(pulled) < 0.9 * moved([Member(1e-3, 0.0, 5)])
 
 
 @settings(max_examples=30, deadline=None)
@@ -114,7 +142,8 @@ def test_a_member_that_leaves_samples_out_never_sees_them() -> None:
 
 
 def test_a_checkpoint_goes_on_to_the_bit(tmp_path: Path) -> None:
-    members = [Member(1e-3, 0.0, 3), Member(3e-4, 0.1, 6)]
+    members = [Member(1e-3, 0.0, 3), Member(3e-4, 0.1, 6, decay_to_start=9.0, temperature=0.5)]
+    start = state_of(layer(0))
     path = tmp_path / "checkpoint.safetensors"
 
     class Killed(Exception):
@@ -125,13 +154,13 @@ def test_a_checkpoint_goes_on_to_the_bit(tmp_path: Path) -> None:
         if state.epoch == 4:
             raise Killed
 
-    whole = train(members, on_checkpoint=lambda state: None)
+    whole = train(members, on_checkpoint=lambda state: None, start=start)
     with pytest.raises(Killed):
-        train(members, on_checkpoint=keep)
+        train(members, on_checkpoint=keep, start=start)
     resumed = load_state(path, owner="bank")
     assert resumed is not None
     assert resumed.epoch == 4
-    final = train(members, resumed, on_checkpoint=lambda state: None)
+    final = train(members, resumed, on_checkpoint=lambda state: None, start=start)
 
     for expected, member in zip(whole.members, final.members, strict=True):
         assert member.losses == expected.losses

@@ -1,0 +1,142 @@
+"""What a method is: `Method` is fitted to a task and gives a `Fitted` for each candidate.
+
+A candidate is a mapping of names to values, such as a learning rate and epochs. A knob is
+what a fitted method still leaves open: it is solved exactly, on the validation samples, from tables
+that hold every point of its grid.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from safe_ray.errors import InputError
+from safe_ray.methods.features import Features
+from safe_ray.methods.knobs import Grid, KnobSums
+from safe_ray.poolings.base import HeadState
+from safe_ray.specs import Values
+
+At = Mapping[str, float]
+"""A value for each knob."""
+
+CLASS = "METHOD"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which bank of poolings a method needs trained: methods with equal recipes share one.
+
+    Attributes:
+        parameters: the parts of the pooling that are trained: `("all",)`, or some of its groups.
+    """
+
+    parameters: tuple[str, ...] = ("all",)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What a method is fitted to.
+
+    Attributes:
+        features: of the S support samples, in all their views.
+        labels: `[S]` int64 class indices.
+        classifier: `[classes, D]`, normalised text embeddings.
+        logit_scale: the model's, already exponentiated.
+        original: the original head.
+        heads: the trained head of each candidate, in their order; empty for a method without a
+            recipe. They have seen these support samples and no others.
+        seed: what a method that draws random numbers draws them with.
+    """
+
+    features: Features
+    labels: Tensor
+    classifier: Tensor
+    logit_scale: float
+    original: HeadState
+    heads: Sequence[HeadState] = ()
+    seed: int = 0
+
+
+class Fitted(Protocol):
+    """One candidate of a method, fitted to a task."""
+
+    def logits(self, features: Features, at: At) -> Tensor:
+        """Return the class logits `[N, classes]` of view 0 of each sample.
+
+        Args:
+            features: of the samples to classify.
+            at: a value for each knob.
+        """
+        ...
+
+    def sums(self, features: Features, labels: Tensor, grid: Grid, at: At) -> KnobSums:
+        """Evaluate labelled samples at every point of a grid; `sums_of_logits` does for most.
+
+        Args:
+            features: of the N samples.
+            labels: `[N]` int64 class indices.
+            grid: the values of each knob that varies; the last one varies fastest.
+            at: a value for each of the other knobs.
+        """
+        ...
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Return the tensors from which the method's `load` makes it again."""
+        ...
+
+
+class Method(Protocol):
+    """A way to adapt to a task, with its options as fields.
+
+    What is searched and what the knobs' grids are is the caller's; a method says which names it
+    understands.
+    """
+
+    quantities: tuple[str, ...]
+    """Names that a candidate must have, beside those of the bank that the recipe asks for."""
+
+    knobs: tuple[tuple[str, ...], ...]
+    """Names of the knobs; those of one group are solved together, group after group."""
+
+    recipe: Recipe | None
+    """The bank that is trained before the method is fitted; None for a method that needs none."""
+
+    def fit(self, task: TaskData, candidates: Sequence[Values]) -> Sequence[Fitted]:
+        """Fit each candidate to the support samples."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor], task: TaskData) -> Fitted:
+        """Return what `state` described; `task` gives classifier and scale, and no support."""
+        ...
+
+
+def make_method(module: str, options: Mapping[str, Any]) -> Method:
+    """Return the method that a module makes of its options.
+
+    Args:
+        module: one that assigns a class, or a function, to the name `METHOD`.
+        options: its keyword arguments.
+
+    Raises:
+        InputError: there is no such module, it makes no method, or it does not know an option.
+    """
+    try:
+        make = getattr(importlib.import_module(module), CLASS, None)
+    except ImportError as error:
+        raise InputError(
+            f"The method's module {module!r} cannot be imported ({error}): name a module on "
+            "Python's path."
+        ) from error
+    if make is None:
+        raise InputError(
+            f"The method's module {module!r} makes no method: assign its class to the name {CLASS}."
+        )
+    try:
+        method: Method = make(**options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"The method of {module!r} refuses its options: {error}.") from error
+    return method
