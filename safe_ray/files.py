@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.resources
 import json
@@ -34,6 +35,20 @@ def digest_json(value: Any, length: int = 16) -> str:
     return sha256_hex(canonical.encode(), length=length)
 
 
+def unwritable(path: Path, error: OSError) -> InputError:
+    """Return the refusal of a path that could not be written, with the remedy of its cause."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "free some space there"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        remedy = "give this user the right to write there"
+    else:
+        remedy = "see to it that its folder can be written to"
+    return InputError(
+        f"Could not write {path} ({error.strerror}): {remedy}, or name another folder with "
+        "storage=<folder>."
+    )
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its place when the block ends well.
@@ -51,10 +66,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise InputError(
-            f"Could not write {path} ({error.strerror}): free some space there, or name another "
-            "folder with storage=<folder>."
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

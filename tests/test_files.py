@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safe_ray.errors import DamagedFileError
-from safe_ray.files import read_record, write_record
+from safe_ray.files import read_record, unwritable, write_record
 
 VALUE = {"task": "a", "numbers": [1, 0.1, 1e-300, None], "nested": {"ü": [True]}}
 
@@ -52,3 +54,19 @@ def read(file: Path) -> object:
         return read_record(file)
     except DamagedFileError:
         return "damaged"
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free some space there"),
+        (errno.EDQUOT, "free some space there"),
+        (errno.EACCES, "give this user the right to write there"),
+        (errno.EROFS, "see to it that its folder can be written to"),
+    ],
+)
+def test_a_refused_write_names_the_remedy_of_its_cause(
+    tmp_path: Path, number: int, remedy: str
+) -> None:
+    sentence = str(unwritable(tmp_path, OSError(number, os.strerror(number))))
+    assert f"Could not write {tmp_path} ({os.strerror(number)}): {remedy}, or name" in sentence

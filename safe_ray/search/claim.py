@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from safe_ray.config import REMEMBERED, SweepConfig, difference, essentials
 from safe_ray.errors import InputError
-from safe_ray.files import write_atomically
+from safe_ray.files import unwritable, write_atomically
 
 LOCK = ".lock"
 BEGUN = "begun"
@@ -115,10 +115,7 @@ def _open_lock(folder: Path) -> TextIO:
         folder.mkdir(parents=True, exist_ok=True)
         return open(folder / LOCK, "a")
     except OSError as error:
-        raise InputError(
-            f"Could not write {folder} ({error.strerror}): free some space there, or name another "
-            "folder with storage=<folder>."
-        ) from error
+        raise unwritable(folder, error) from error
 
 
 def _hold(lock: TextIO, folder: Path, made: Sequence[Path]) -> bool:
