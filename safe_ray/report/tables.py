@@ -282,8 +282,16 @@ def _flattened(values: Mapping[str, object], prefix: str = "") -> dict[str, obje
     return entry
 
 
-def write_report(results: Sequence[TaskResult], folder: Path) -> list[Path]:
-    """Write `summary.json`, `results.parquet` and `results.md`, and return their paths."""
+def write_report(
+    results: Sequence[TaskResult], folder: Path, without: Sequence[str] = ()
+) -> list[Path]:
+    """Write `summary.json`, `results.parquet` and `results.md`, and return their paths.
+
+    Args:
+        results: an entry a task.
+        folder: where the files go.
+        without: the ids of tasks that have no result, which `results.md` names.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -330,5 +338,6 @@ def write_report(results: Sequence[TaskResult], folder: Path) -> list[Path]:
     with replacing(parquet) as temporary:
         pq.write_table(table, temporary)
     text = folder / MARKDOWN_FILE
-    write_atomically(text, markdown(results))
+    missing = f"\nWithout a result: {', '.join(without)}.\n" if without else ""
+    write_atomically(text, markdown(results) + missing)
     return [summary, parquet, text]

@@ -145,7 +145,7 @@ def run_admitted(
     files: Sequence[Path] = ()
     if results:
         print_table(results)
-        files = write_report(results, config.outputs)
+        files = write_report(results, config.outputs, sorted(decision.missing))
     return SweepSummary(
         config.outputs, tuple(results), tuple(files), decision.missing, writer.tracker.uri
     )

@@ -205,3 +205,10 @@ def test_a_report_is_three_files_that_agree(tmp_path: Path) -> None:
         assert row["validation_gain_shown"] is s.validation.gain_shown
         assert row["protocol_metric"] == s.protocol.metric
     assert "data set" in (tmp_path / "sweep" / "results.md").read_text()
+
+
+def test_the_markdown_file_names_the_tasks_without_a_result(tmp_path: Path) -> None:
+    *_, text = write_report(THREE_SEEDS, tmp_path, ["b-2shot-seed1", "c-2shot-seed1"])
+    assert text.read_text().endswith("\nWithout a result: b-2shot-seed1, c-2shot-seed1.\n")
+    *_, text = write_report(THREE_SEEDS, tmp_path)
+    assert "Without a result" not in text.read_text()
