@@ -156,9 +156,11 @@ def _nested_notes(spec: DatasetSpec, location: str, layout: _Layout) -> tuple[st
                 else "."
             )
         )
-    whose = f"{len(nested)} of these" if len(nested) < len(layout.inner) else "These"
+    partly = len(nested) < len(layout.inner)
+    whose = f"{len(nested)} of these" if partly else "These"
+    has, own = ("has", "its") if partly and len(nested) == 1 else ("have", "their")
     return (
-        f"{whose} have no images of their own, but folders of images (such as {where}): all of "
+        f"{whose} {has} no images of {own} own, but folders of images (such as {where}): all of "
         "them count for the class of the outer folder. If the inner folders are the classes, set "
         "options.class_level=2.",
     )

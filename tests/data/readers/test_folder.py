@@ -146,7 +146,7 @@ def test_which_level_of_nested_folders_is_the_class_is_said(tmp_path):
     manifest = load(write_tree(tmp_path, {"cat": 3, "grp/intact": 2, "grp/broken/old": 2}))
     assert manifest.classes == ("cat", "grp")
     assert manifest.notes[1] == (
-        "1 of these have no images of their own, but folders of images (such as grp/broken): all "
+        "1 of these has no images of its own, but folders of images (such as grp/broken): all "
         "of them count for the class of the outer folder. If the inner folders are the classes, "
         "set options.class_level=2."
     )
