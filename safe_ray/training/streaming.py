@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from safe_ray.features.store import FeatureStore
 from safe_ray.training.job import TaskFacts
 from safe_ray.training.maps import BatchKeys
 
@@ -105,5 +107,11 @@ def _quiet_context() -> Any:
 def _read_maps(batch: dict[str, np.ndarray], task_folder: str) -> dict[str, np.ndarray]:
     """Replace (sample, view) pairs by their maps."""
     samples = [str(sample) for sample in batch["sample"]]
-    store = TaskFacts.load(Path(task_folder)).store()
+    store = _opened(task_folder)
     return {"maps": store.read_pairs(samples, batch["view"].tolist())}
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(task_folder: str) -> FeatureStore:
+    """Open a task's store once a process: each opening checks again what it reads."""
+    return TaskFacts.load(Path(task_folder)).store()
