@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from safe_ray.features.store import FeatureStore, StoreKey
+from safe_ray.files import read_record, write_record
 from safe_ray.poolings import to_json
 from safe_ray.poolings.modified_resnet import AttentionPool
 from safe_ray.training.job import OUTCOME, POOLING, BankJob, BankOutcome, TaskFacts, run_bank
@@ -49,7 +50,7 @@ def watch():
     while running:
         peak = max(peak, resident())
 
-watcher = threading.Thread(target=watch)
+watcher = threading.Thread(target=watch, daemon=True)
 watcher.start()
 run_bank(big, torch.device("cpu"))
 running = False
@@ -133,7 +134,7 @@ def write_big_task(root: Path, like: BankJob) -> BankJob:
 
 def set_pin(job: BankJob, pin: str, budget: int) -> None:
     file = job.task_folder / "task.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "pin": pin, "map_budget": budget}))
+    write_record(file, {**(read_record(file) or {}), "pin": pin, "map_budget": budget})
 
 
 def test_a_store_of_four_times_the_budget_is_trained_on_within_the_budget(tmp_path: Path) -> None:
