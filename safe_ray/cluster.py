@@ -11,13 +11,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from safe_ray import job
 from safe_ray.errors import InputError
 from safe_ray.interruption import treat_sigterm_as_interrupt
+from safe_ray.visibility import Sight, look
 
 # Ray's placement works in steps of 1/10000; what is below does not exist.
 _EPSILON = 1e-6
@@ -51,12 +52,14 @@ class ClusterResources:
     """What a cluster offers.
 
     Attributes:
-        nodes: those that have a CPU.
-        gpu_memory: bytes of its smallest GPU.
+        nodes: those that have a CPU and may do work.
+        gpu_memory: bytes of their smallest GPU.
+        remark: a sentence about nodes that may not; "" if there are none.
     """
 
     nodes: tuple[Node, ...]
     gpu_memory: float = 0.0
+    remark: str = ""
 
     @property
     def cpus(self) -> float:
@@ -281,22 +284,30 @@ def _address(address: str | None) -> str:
     return address or os.environ.get("RAY_ADDRESS") or _LOCAL
 
 
-def connect(address: str | None, num_cpus: int | None) -> ClusterResources:
+def connect(
+    address: str | None, num_cpus: int | None, folders: Sequence[Path] = ()
+) -> ClusterResources:
     """Join a running Ray cluster, or start a local one, and return what it offers.
 
     Args:
         address: of a running cluster; None takes `RAY_ADDRESS`, and starts a local Ray without it.
         num_cpus: logical CPUs of a local Ray; None is all of this machine's.
+        folders: what all work reads and writes. Nodes that do not see them as this process does get
+            no work (see `working_nodes` and `label_selector`).
 
     Raises:
-        InputError: there is no cluster at the address, or none can be started here.
+        InputError: there is no cluster at the address, none can be started here, or none of its
+            nodes that have a CPU sees the folders.
     """
-    resources, _ = connect_beside(address, num_cpus, lambda: None)
+    resources, _ = connect_beside(address, num_cpus, lambda: None, folders)
     return resources
 
 
 def connect_beside(
-    address: str | None, num_cpus: int | None, work: Callable[[], _Answer]
+    address: str | None,
+    num_cpus: int | None,
+    work: Callable[[], _Answer],
+    folders: Sequence[Path] = (),
 ) -> tuple[ClusterResources, _Answer]:
     """Do what `connect` does, and `work` in a thread meanwhile; return what both return.
 
@@ -306,8 +317,7 @@ def connect_beside(
     standard error is lost.
 
     Raises:
-        InputError: there is no cluster at the address, or none can be started here. What the work
-            raises is raised when Ray has started.
+        InputError: as `connect` does. What the work raises is raised when Ray has started.
     """
     address = _address(address)
     # The environment is set while no other thread reads it.
@@ -326,11 +336,12 @@ def connect_beside(
         _reread_environment()
     with ThreadPoolExecutor(1, "beside-ray") as pool:
         working = pool.submit(work)
-        resources = _initialised(address, num_cpus)
+        _initialise(address, num_cpus)
+        resources = _at_work(folders)
         return resources, working.result()
 
 
-def _initialised(address: str, num_cpus: int | None) -> ClusterResources:
+def _initialise(address: str, num_cpus: int | None) -> None:
     import ray
 
     if not ray.is_initialized():
@@ -355,7 +366,57 @@ def _initialised(address: str, num_cpus: int | None) -> ClusterResources:
                 "cluster.num_cpus, or name a running cluster with cluster.address."
             ) from error
         treat_sigterm_as_interrupt()
-    return _offered(ray.nodes())
+
+
+# Ids of the nodes that may do work, where these are not all. It belongs to the cluster that this
+# process has joined, and of those there is one at a time.
+_only: frozenset[str] = frozenset()
+
+
+def _at_work(folders: Sequence[Path]) -> ClusterResources:
+    """Decide which nodes of the cluster do the work, and return what they offer."""
+    global _only
+    _only = frozenset()
+    nodes, remark = working_nodes(), ""
+    if folders and len(nodes) > 1:
+        sight = look(folders, nodes)
+        useful = any(node["Resources"].get("CPU", 0.0) > 0 for node in sight.seeing)
+        if sight.blind and not useful:
+            raise InputError(
+                f"No node of the Ray cluster that has a CPU sees {folders[0]} as this process does "
+                f"({_reasons(sight)}): name a folder on storage that all nodes share with "
+                "storage=<folder> or SAFE_RAY_STORAGE."
+            )
+        if sight.blind:
+            _only = frozenset(node["NodeID"] for node in sight.seeing)
+            remark = (
+                f"{len(sight.blind)} of {len(nodes)} nodes do not see {folders[0]} as this one "
+                f"does ({_reasons(sight)}), and get no work; they would with a folder that all "
+                "nodes share (storage=<folder> or SAFE_RAY_STORAGE)."
+            )
+    return replace(_offered(working_nodes()), remark=remark)
+
+
+def _reasons(sight: Sight, shown: int = 3) -> str:
+    some = [f"{address}: {reason}" for address, reason in sight.blind[:shown]]
+    more = len(sight.blind) - shown
+    return "; ".join([*some, *([f"and {more} more"] if more > 0 else [])])
+
+
+def working_nodes() -> list[dict[str, Any]]:
+    """Return the entries of `ray.nodes()` of the live nodes that may do work."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return [node for node in nodes if not _only or node["NodeID"] in _only]
+
+
+def label_selector() -> dict[str, str]:
+    """Return what keeps tasks, actors and placement groups on the nodes that may do work.
+
+    It is empty if all may, those too that join later.
+    """
+    return {"ray.io/node-id": f"in({','.join(sorted(_only))})"} if _only else {}
 
 
 def _check_address(address: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -59,14 +61,61 @@ def running_head(environment: Mapping[str, str], cpus: int = 2) -> Iterator[Head
 
 
 @contextlib.contextmanager
+def running_node(head: Head, cpus: int, hidden: Sequence[Path] = ()) -> Iterator[None]:
+    """Start another node, and end it at the end of the block.
+
+    Args:
+        head: of the cluster that it joins.
+        cpus: its logical CPUs.
+        hidden: folders in whose place it has empty ones of its own, as another machine would.
+    """
+    agent, grpc = free_ports(2)
+    start = [
+        *(str(BIN / "ray"), "start", "--block", f"--address={head.address}"),
+        *(f"--num-cpus={cpus}", "--object-store-memory=200000000"),
+        *(f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}"),
+        *("--min-worker-port=0", "--max-worker-port=0"),
+    ]
+    with (
+        tempfile.TemporaryFile() as said,
+        _running([*_elsewhere(hidden), *start], head.environment, said) as process,
+    ):
+        deadline = time.monotonic() + 120
+        # Two nodes of one machine that start at once would take the same names.
+        while b"Ray runtime started" not in os.pread(said.fileno(), 10_000, 0):
+            words = os.pread(said.fileno(), 10_000, 0).decode()
+            assert process.poll() is None, f"the node ended: {words}"
+            assert time.monotonic() < deadline, f"the node does not start: {words}"
+            time.sleep(0.2)
+        yield
+
+
+def can_hide() -> bool:
+    """Return whether this system lets a process have a view of its own of the file system."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*_elsewhere([Path(folder)]), "true"]
+        with contextlib.suppress(OSError):
+            return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return False
+
+
+def _elsewhere(hidden: Sequence[Path]) -> list[str]:
+    if not hidden:
+        return []
+    user = [] if os.getuid() == 0 else ["--user", "--map-root-user"]
+    mounts = " && ".join(f"mount -t tmpfs none {shlex.quote(str(folder))}" for folder in hidden)
+    return ["unshare", *user, "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
+
+
+@contextlib.contextmanager
 def _running(
-    command: Sequence[str], environment: Mapping[str, str]
+    command: Sequence[str], environment: Mapping[str, str], output: Any = subprocess.DEVNULL
 ) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         command,
         env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
         start_new_session=True,
     )
     try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from safe_ray.cluster import ask_nodes
+from safe_ray.cluster import ask_nodes, label_selector, working_nodes
 from safe_ray.errors import InputError
 from safe_ray.features import plan
 from safe_ray.features.inventory import Inventory, no_progress, sample_digest
@@ -131,9 +131,7 @@ def resolve_precision(precision: Precision) -> Precision:
         return precision
     if not ray.is_initialized():
         return _precision_here()
-    nodes = [
-        node for node in ray.nodes() if node["Alive"] and plan.holds_trunk_on_gpu(node["Resources"])
-    ]
+    nodes = [node for node in working_nodes() if plan.holds_trunk_on_gpu(node["Resources"])]
     return least_precision(ask_nodes(_precision_here, nodes))
 
 
@@ -276,7 +274,9 @@ def _run(
 
     from safe_ray.devices import device_of
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in working_nodes()]
+    # None if every node may do the work, as for Ray Data itself.
+    selector = label_selector() or None
     actor_plan = plan.plan_actors(nodes, options.actors)
     batch_size = options.batch_size
     if batch_size == "auto":
@@ -291,7 +291,7 @@ def _run(
     store.write_key()
     # Ray's annotations know no function that takes keyword arguments.
     decode: Any = decode_views
-    with _quiet_ray_data():
+    with _quiet_ray_data(nodes if selector else ()):
         dataset = (
             ray.data.from_arrow(chunks)
             .map_batches(
@@ -300,6 +300,7 @@ def _run(
                 batch_format="pyarrow",
                 fn_kwargs={"preprocessing": backbone.preprocessing.to_json()},
                 num_cpus=actor_plan.decode_cpus,
+                label_selector=selector,
             )
             .map_batches(
                 PartExtractor,
@@ -322,6 +323,7 @@ def _run(
                 },
                 num_cpus=actor_plan.cpus,
                 num_gpus=actor_plan.gpus or None,
+                label_selector=selector,
             )
         )
         _consume(dataset, rows, progress)
@@ -592,14 +594,24 @@ def _precision_here() -> Precision:
 
 
 @contextlib.contextmanager
-def _quiet_ray_data() -> Iterator[None]:
-    """Keep Ray Data's bars and messages off the terminal; its log file still has them all."""
+def _quiet_ray_data(only: Sequence[Mapping[str, float]]) -> Iterator[None]:
+    """Keep Ray Data's bars and messages off the terminal; its log file still has them all.
+
+    Args:
+        only: resources of the nodes that do the work, where these are not all. Ray Data counts on
+            no others then: what it put in line for them would wait in vain.
+    """
     import ray.data
 
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     context.print_on_execution_start = False
+    if only:
+        context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
+            cpu=sum(node.get("CPU", 0.0) for node in only),
+            gpu=sum(node.get("GPU", 0.0) for node in only),
+        )
     # Otherwise an InputError raised on a worker arrives without its type.
     context.raise_original_map_exception = True
     consoles = [

@@ -69,7 +69,7 @@ def run_sweep(config: SweepConfig, anew: bool = False) -> SweepSummary:
             begun=claim.beginning.id,
         )
         with last_words(_farewell(config)), BackgroundTracker(tracker, reporter.say) as writer:
-            resources, backbone = start(config)
+            resources, backbone = start(config, reporter)
 
             from safe_ray.search.sweep import print_where, run_admitted
 
@@ -89,7 +89,7 @@ def run_extract(config: SweepConfig) -> list[ExtractionSummary]:
     check_arithmetic(config)
     with Reporter() as reporter:
         admitted = admit(config, reporter)
-        _, backbone = start(config, ("trunk",))
+        _, backbone = start(config, reporter, ("trunk",))
 
         from safe_ray.search.extraction import extract_admitted
 
@@ -151,16 +151,18 @@ def admit(config: SweepConfig, reporter: Reporter, opening: str = "") -> Admitte
 
 
 def start(
-    config: SweepConfig, parts: Sequence[str] | None = None
+    config: SweepConfig, reporter: Reporter, parts: Sequence[str] | None = None
 ) -> tuple[ClusterResources, Backbone]:
     """Start Ray, or join a cluster, and load the backbone meanwhile.
 
     Args:
         config: of the sweep.
+        reporter: is told of nodes that cannot help.
         parts: of the backbone; None is all of it.
 
     Raises:
-        InputError: there is no cluster, or the weights cannot be loaded.
+        InputError: there is no cluster, none of its nodes sees the storage, or the weights cannot
+            be loaded.
     """
 
     def load() -> Backbone:
@@ -168,7 +170,12 @@ def start(
 
         return load_backbone(config.backbone.spec(), parts=parts or PARTS)
 
-    return connect_beside(config.cluster.address, config.cluster.num_cpus, load)
+    folders = (config.storage, config.features.store)
+    cluster = config.cluster
+    resources, backbone = connect_beside(cluster.address, cluster.num_cpus, load, folders)
+    if resources.remark:
+        reporter.say(resources.remark)
+    return resources, backbone
 
 
 def _farewell(config: SweepConfig) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safe_ray.cluster import ask_nodes
+from safe_ray.cluster import ask_nodes, working_nodes
 from safe_ray.config import SweepConfig
 from safe_ray.devices import cpu_capabilities, has_instructions
 from safe_ray.errors import DamagedFileError, InputError
@@ -54,9 +54,7 @@ def check_precisions(config: SweepConfig, trunk: str, gpus_per_worker: float | N
         InputError: a node that may compute on its CPU has no instructions for a precision, and
             `cluster.slow_precision` is off.
     """
-    import ray
-
-    nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) > 0]
+    nodes = [node for node in working_nodes() if node["Resources"].get("CPU", 0) > 0]
     on_cpu = {}
     if not any(holds_trunk_on_gpu(node["Resources"]) for node in nodes):
         on_cpu["features.precision"] = trunk

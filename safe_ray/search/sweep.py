@@ -30,7 +30,13 @@ from typing import Any, TypeVar
 import optuna
 
 from safe_ray.backbones.openclip import Backbone
-from safe_ray.cluster import ClusterResources, TrialPlan, plan_trials
+from safe_ray.cluster import (
+    ClusterResources,
+    TrialPlan,
+    label_selector,
+    plan_trials,
+    working_nodes,
+)
 from safe_ray.config import SweepConfig
 from safe_ray.data.manifest import Manifest
 from safe_ray.devices import device_of
@@ -370,7 +376,7 @@ def _count(
     import ray
 
     labels = inventory.table.column("label").to_pylist()
-    gpus = int(ray.cluster_resources().get("GPU", 0) >= 1)
+    gpus = int(any(node["Resources"].get("GPU", 0) >= 1 for node in working_nodes()))
     arguments: tuple[Any, ...] = (
         config.outputs,
         list(winners),
@@ -381,7 +387,8 @@ def _count(
         columns,
     )
     if gpus:
-        remote = ray.remote(num_gpus=gpus, num_cpus=1)(count_correct)
+        selector = label_selector()
+        remote = ray.remote(num_gpus=gpus, num_cpus=1, label_selector=selector)(count_correct)
         counts: dict[str, TestCounts] = ray.get(remote.remote(*arguments))
         return counts
     return count_correct(*arguments)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from safe_ray.cluster import TrialPlan
+from safe_ray.cluster import TrialPlan, label_selector
 from safe_ray.search.failures import death_of, failure_of
 from safe_ray.search.searcher import FAILURE, SHARE, BankSearcher
 
@@ -54,6 +54,7 @@ def run_trials(
         "max_failures": max_failures,
         "threads": plan.threads,
         "resources": {"CPU": plan.cpus_per_worker, "GPU": plan.gpus_per_worker},
+        "selector": label_selector(),
     }
 
     class Witness(tune.Callback):
@@ -70,8 +71,10 @@ def run_trials(
 
     trainable = tune.with_parameters(train or _train_bank_trial, settings=settings)
     bundle = {"CPU": plan.trial_cpus, "GPU": plan.trial_gpus}
+    selector = label_selector()
+    where: dict[str, Any] = {"bundle_label_selector": [selector]} if selector else {}
     tuner = tune.Tuner(
-        tune.with_resources(trainable, tune.PlacementGroupFactory([bundle])),
+        tune.with_resources(trainable, tune.PlacementGroupFactory([bundle], **where)),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=-1,
@@ -162,6 +165,7 @@ def _train_bank(config: dict[str, Any], settings: dict[str, Any]) -> None:
             settings["resources"],
             settings["threads"],
             settings["max_failures"],
+            settings["selector"],
         )
     else:
         torch.set_num_threads(settings["threads"])

@@ -116,7 +116,12 @@ def shard_edges(total: int, workers: int) -> list[int]:
 
 
 def train_with_workers(
-    job: BankJob, workers: int, resources: dict[str, float], threads: int, max_failures: int
+    job: BankJob,
+    workers: int,
+    resources: dict[str, float],
+    threads: int,
+    max_failures: int,
+    selector: dict[str, str] | None = None,
 ) -> None:
     """Train a bank under Ray Train's TorchTrainer and wait for its end.
 
@@ -126,6 +131,7 @@ def train_with_workers(
         resources: what each worker reserves, such as `{"CPU": 4, "GPU": 1}`.
         threads: torch's threads in each worker.
         max_failures: how often the workers may die and go on from the last checkpoint.
+        selector: what keeps the work on some of the nodes, as `cluster.label_selector` makes it.
     """
     import ray.data
     import ray.train
@@ -139,6 +145,7 @@ def train_with_workers(
 
     facts = TaskFacts.load(job.task_folder)
     keys = support_keys(facts)
+    where: dict[str, Any] = {"label_selector": selector} if selector else {}
     # A worker that streams reads its own part of every epoch; it is told no more than its rank.
     edges = [0] if facts.pin == "stream" else shard_edges(keys.num_rows, workers)
     # Cut here: once the workers hold their CPUs, none may be left for a task that cuts.
@@ -147,6 +154,7 @@ def train_with_workers(
             functools.partial(_read_maps, task_folder=str(job.task_folder)),
             batch_size=_ROWS_AT_ONCE,
             num_cpus=_READER_CPUS,
+            **where,
         )
         for first, last in itertools.pairwise(edges)
     ]
@@ -156,7 +164,7 @@ def train_with_workers(
         train_loop_config={"job": job.to_json(), "threads": threads},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=600),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources
+            num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources, **where
         ),
         datasets={"support": parts[0]} if parts else {},
         dataset_config=UnequalShards() if parts else None,
