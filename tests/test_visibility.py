@@ -139,7 +139,7 @@ def test_a_storage_that_no_node_with_a_cpu_sees_is_refused_in_a_sentence(
     said = {line for line in done.stdout.splitlines() if line.startswith("safe_ray:")}
     assert len(said) == 1, done.stdout[-3000:]
     (sentence,) = said
-    assert f"has a CPU sees {machines.local}, as" in sentence
+    assert f"has a CPU sees {machines.local} as" in sentence
     assert "SAFE_RAY_STORAGE" in sentence
     assert "exit code 2" in done.stdout
     assert "Traceback" not in done.stdout
