@@ -73,11 +73,6 @@ class Bank(nn.Module):
     def __len__(self) -> int:
         return self._size
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of a head's parameters."""
-        return tuple(self._attributes)
-
     def stacked(self, name: str) -> Tensor:
         """Return the parameter of that name for all candidates, `[K, ...]`."""
         tensor: Tensor = getattr(self, self._attributes[name])

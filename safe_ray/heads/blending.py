@@ -10,13 +10,14 @@ so no blended vector is ever formed: the whole row of alphas follows from one pa
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import torch
 from torch import Tensor, nn
 
-from safe_ray.heads.metrics import mean_per_class
-from safe_ray.heads.selection import Rule, steps_of
-from safe_ray.heads.sums import KnobSums
-from safe_ray.specs import AlphaRow, Metric
+from safe_ray.heads.selection import Rule
+from safe_ray.heads.sums import KnobSums, figures_of
+from safe_ray.specs import AlphaRow, Point
 
 # Small enough that the logits of a chunk stay in a CPU's cache from one pass to the next.
 _SCRATCH_BYTES = 4 * 2**20
@@ -115,27 +116,12 @@ def alpha_row(sums: KnobSums, alphas: tuple[float, ...], rule: Rule | None = Non
         alphas: the grid.
         rule: accuracy, with the negative log-likelihood among equals, by default.
     """
-    rule = rule or Rule()
-    samples = sums.samples
-    columns: dict[Metric, list[float]] = {
-        "accuracy": (sums.class_correct.sum(-1).double() / samples).tolist(),
-        "mean_per_class": mean_per_class(sums.class_correct, sums.class_samples).tolist(),
+    figures = figures_of(sums, [{"alpha": alpha} for alpha in alphas], rule or Rule())
+    columns = {
+        column.name: tuple(getattr(point, column.name) for point in figures)
+        for column in fields(Point)
     }
-    nll = (sums.nll / samples).tolist()
-    steps = steps_of(rule.metric, sums.class_samples.tolist())
-    chosen_by = zip(columns[rule.metric], nll, alphas, strict=True)
-    return AlphaRow(
-        alphas=alphas,
-        accuracy=tuple(columns["accuracy"]),
-        mean_per_class=tuple(columns["mean_per_class"]),
-        nll=tuple(nll),
-        gained=tuple(sums.gained.tolist()),
-        lost=tuple(sums.lost.tolist()),
-        score=tuple(
-            rule.score(value, loss, steps, samples, {"alpha": alpha})
-            for value, loss, alpha in chosen_by
-        ),
-    )
+    return AlphaRow(alphas=alphas, **columns)
 
 
 def _is_highest(logits: Tensor, target: Tensor) -> Tensor:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from safe_ray.heads.metrics import mean_per_class
+from safe_ray.heads.selection import Rule, steps_of
+from safe_ray.specs import Metric, Point
 
 
 @dataclass(frozen=True)
@@ -64,4 +69,34 @@ def sums_of_hits(
         (before & ~right).sum(0).cpu(),
         nll.cpu(),
         sizes.cpu(),
+    )
+
+
+def figures_of(
+    sums: KnobSums, points: Sequence[Mapping[str, float]], rule: Rule
+) -> tuple[Point, ...]:
+    """Return what the sums come to at each of their points, with the score that a rule gives.
+
+    Args:
+        sums: of P points.
+        points: P values of each knob.
+        rule: what is best.
+    """
+    samples = sums.samples
+    columns: dict[Metric, list[float]] = {
+        "accuracy": (sums.class_correct.sum(-1).double() / samples).tolist(),
+        "mean_per_class": mean_per_class(sums.class_correct, sums.class_samples).tolist(),
+    }
+    steps = steps_of(rule.metric, sums.class_samples.tolist())
+    nll, gained, lost = (sums.nll / samples).tolist(), sums.gained.tolist(), sums.lost.tolist()
+    return tuple(
+        Point(
+            accuracy=columns["accuracy"][index],
+            mean_per_class=columns["mean_per_class"][index],
+            nll=nll[index],
+            gained=gained[index],
+            lost=lost[index],
+            score=rule.score(columns[rule.metric][index], nll[index], steps, samples, point),
+        )
+        for index, point in enumerate(points)
     )

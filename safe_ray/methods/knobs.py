@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from safe_ray.heads.metrics import mean_per_class
-from safe_ray.heads.selection import Rule, steps_of
-from safe_ray.heads.sums import KnobSums, sums_of_hits
-from safe_ray.specs import Metric, Point
+from safe_ray.heads.selection import Rule
+from safe_ray.heads.sums import KnobSums, figures_of, sums_of_hits
+from safe_ray.specs import Point
 
 Grid = Mapping[str, Sequence[float]]
 """The values of each knob that varies; the last knob varies fastest."""
@@ -72,26 +71,7 @@ class KnobTable:
     def of(cls, sums: KnobSums, grid: Grid, at: Mapping[str, float], rule: Rule) -> KnobTable:
         """Return the figures of a grid, with the score that a rule gives to each."""
         points = tuple({**at, **point} for point in points_of(grid))
-        samples = sums.samples
-        columns: dict[Metric, list[float]] = {
-            "accuracy": (sums.class_correct.sum(-1).double() / samples).tolist(),
-            "mean_per_class": mean_per_class(sums.class_correct, sums.class_samples).tolist(),
-        }
-        steps = steps_of(rule.metric, sums.class_samples.tolist())
-        nll = (sums.nll / samples).tolist()
-        gained, lost = sums.gained.tolist(), sums.lost.tolist()
-        figures = tuple(
-            Point(
-                accuracy=columns["accuracy"][i],
-                mean_per_class=columns["mean_per_class"][i],
-                nll=nll[i],
-                gained=gained[i],
-                lost=lost[i],
-                score=rule.score(columns[rule.metric][i], nll[i], steps, samples, point),
-            )
-            for i, point in enumerate(points)
-        )
-        return cls(points, figures)
+        return cls(points, figures_of(sums, points, rule))
 
     @property
     def best(self) -> int:
