@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from safe_ray.features.store import FeatureStore
 from safe_ray.training.job import TaskFacts
 from safe_ray.training.maps import BatchKeys
 
 # The share of the budget that one pipeline reads, which ends before the next begins. Used blocks
 # leave the object store late, and Ray Data's own limit on memory stalls where it is small.
-_READ_AHEAD = 1 / 8
+_READ_AHEAD = 1 / 12
 _BLOCKS = 4
 _READER_CPUS = 0.05
 
@@ -107,11 +105,5 @@ def _quiet_context() -> Any:
 def _read_maps(batch: dict[str, np.ndarray], task_folder: str) -> dict[str, np.ndarray]:
     """Replace (sample, view) pairs by their maps."""
     samples = [str(sample) for sample in batch["sample"]]
-    store = _opened(task_folder)
+    store = TaskFacts.load(Path(task_folder)).store()
     return {"maps": store.read_pairs(samples, batch["view"].tolist())}
-
-
-@functools.lru_cache(maxsize=1)
-def _opened(task_folder: str) -> FeatureStore:
-    """Open a task's store once a process: each opening checks again what it reads."""
-    return TaskFacts.load(Path(task_folder)).store()
