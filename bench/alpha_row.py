@@ -11,7 +11,7 @@ from bench.pooling import EMBEDDED, RN50, TINY, Size
 from safe_ray.heads.blending import alpha_grid, blend_logits, sum_alpha_row
 from safe_ray.heads.sums import KnobSums
 from safe_ray.poolings.modified_resnet import AttentionPool
-from safe_ray.training.evaluation import pool_with_heads
+from safe_ray.poolings.pooled import pool_with_heads
 
 _SCALE, _POINTS = 100.0, 101
 

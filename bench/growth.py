@@ -27,11 +27,11 @@ from torch.nn import functional
 from bench.harness import arguments, finish
 from safe_ray.heads.blending import alpha_grid, sum_alpha_row
 from safe_ray.poolings.modified_resnet import AttentionPool
+from safe_ray.poolings.pooled import pool_with_heads
 from safe_ray.search.journal import Journal
 from safe_ray.search.searcher import BankSearcher, SearchOptions
 from safe_ray.search.space import Range, SearchSpace
 from safe_ray.specs import AlphaRow, Task
-from safe_ray.training.evaluation import pool_with_heads
 from safe_ray.training.job import BankJob, BankOutcome, CandidateOutcome
 from safe_ray.training.loop import LoopOptions, Member, SupportShard, begin, train_bank
 from safe_ray.training.maps import ResidentMaps

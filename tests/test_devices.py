@@ -24,9 +24,9 @@ from safe_ray.heads.bank import Bank
 from safe_ray.heads.blending import sum_alpha_row
 from safe_ray.heads.optimiser import BankOptimiser, Schedule
 from safe_ray.heads.step import AutogradStep
+from safe_ray.poolings.pooled import pool_with_heads
 from safe_ray.search.testing import count_hits
 from safe_ray.specs import BackboneSpec
-from safe_ray.training.evaluation import pool_with_heads
 from safe_ray.training.loop import (
     LoopOptions,
     Member,

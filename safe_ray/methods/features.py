@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from safe_ray.poolings.base import HeadState, Pooling
-
-# More maps at once than this leave a CPU's caches; fewer read the weights too often.
-_MAPS_AT_ONCE = 64
+from safe_ray.poolings.pooled import pool_with_heads
 
 
 class Features(Protocol):
@@ -54,19 +52,11 @@ class MappedFeatures:
             self._original = self.pooled([self._original_head])[0]
         return self._original
 
-    @torch.no_grad()
     def pooled(self, heads: Sequence[HeadState]) -> Tensor:
         """See `Features`."""
-        samples, views = self._maps.shape[:2]
-        state = {
-            name: torch.stack([head[name].to(self._device, torch.float32) for head in heads])
-            for name in heads[0]
-        }
-        parts = [
-            self._pooling.pool(self._pooling.prepare(part.to(self._device)), state)
-            for part in self._maps.flatten(0, 1).split(_MAPS_AT_ONCE)
-        ]
-        return torch.cat(parts, dim=1).unflatten(1, (samples, views))
+        maps = self._maps.flatten(0, 1)
+        pooled = pool_with_heads(heads, self._pooling, maps, self._device)
+        return pooled.unflatten(1, self._maps.shape[:2])
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from safe_ray.heads.artifact import load_head
 from safe_ray.heads.blending import blend_logits
 from safe_ray.poolings.base import HeadState, Pooling
-from safe_ray.training.evaluation import pool_with_heads
+from safe_ray.poolings.pooled import pool_with_heads
 from safe_ray.training.job import CLASSIFIER, TaskFacts, load_pooling
 
 _T = TypeVar("_T")

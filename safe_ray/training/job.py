@@ -32,9 +32,9 @@ from safe_ray.heads.selection import ChooseBy, Rule, best_point
 from safe_ray.heads.sums import KnobSums
 from safe_ray.poolings import Pooling, from_json
 from safe_ray.poolings.base import HeadState
+from safe_ray.poolings.pooled import pool_with_heads
 from safe_ray.specs import AlphaRow, HyperParameters, Metric, Task
 from safe_ray.training.checkpoint import load_state, save_state
-from safe_ray.training.evaluation import pool_with_heads
 from safe_ray.training.loop import (
     Found,
     LoopOptions,

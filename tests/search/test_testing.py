@@ -9,8 +9,8 @@ import torch
 
 from safe_ray.heads.artifact import load_head
 from safe_ray.heads.blending import blend_logits
+from safe_ray.poolings.pooled import pool_with_heads
 from safe_ray.search.testing import Winner, count_correct
-from safe_ray.training.evaluation import pool_with_heads
 from safe_ray.training.job import TaskFacts, load_pooling, run_bank
 from tests.heads.test_bank import CLASSES, POOL, classifier
 from tests.training.tasks import TASK, device, write_task

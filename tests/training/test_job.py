@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from safe_ray.heads.artifact import load_head
 from safe_ray.heads.blending import blend_logits
 from safe_ray.heads.selection import best_point
+from safe_ray.poolings.pooled import pool_with_heads
 from safe_ray.specs import HyperParameters, Metric
 from safe_ray.training import job as job_module
-from safe_ray.training.evaluation import pool_with_heads
 from safe_ray.training.job import (
     CHECKPOINT,
     BankJob,
