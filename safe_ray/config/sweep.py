@@ -1,0 +1,66 @@
+"""The whole configuration of a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from safe_ray.config.fields import Folder, Group, Name
+from safe_ray.config.settings import (
+    BackboneConfig,
+    ClusterConfig,
+    DataConfig,
+    DatasetConfig,
+    EvaluationConfig,
+    FeaturesConfig,
+    SearchConfig,
+    TasksConfig,
+    TrackingConfig,
+    TrainingConfig,
+)
+from safe_ray.job import RESULTS
+from safe_ray.specs import DatasetSpec
+
+
+class SweepConfig(Group):
+    """Everything that one command does."""
+
+    sweep: Name = Field(
+        description="Name of the sweep: the same name goes on where it stopped; null makes one up "
+        "from the backbone and the time."
+    )
+    storage: Folder = Field(
+        description="Folder for all that is written (environment: SAFE_RAY_STORAGE); null is the "
+        f"working directory, and in a submitted Ray job {RESULTS} in the home folder."
+    )
+    backbone: BackboneConfig
+    tasks: TasksConfig
+    data: DataConfig
+    features: FeaturesConfig
+    training: TrainingConfig
+    search: SearchConfig
+    tracking: TrackingConfig
+    cluster: ClusterConfig
+    evaluation: EvaluationConfig
+    datasets: dict[str, DatasetConfig]
+
+    @property
+    def outputs(self) -> Path:
+        """The folder of this sweep's results."""
+        return self.storage / "outputs" / self.sweep
+
+    @property
+    def experiment(self) -> str:
+        """The name of the MLflow experiment."""
+        return self.tracking.experiment or self.sweep
+
+    def dataset_specs(self) -> dict[str, DatasetSpec]:
+        """Return the data sets of the tasks and the targets by name."""
+        names = [*self.tasks.datasets, *self.evaluation.targets]
+        return {name: self.datasets[name].spec() for name in names}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values that `validate` reads again."""
+        return self.model_dump(mode="json", by_alias=True)
