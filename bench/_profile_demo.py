@@ -21,21 +21,22 @@ _START = time.perf_counter()
 import torch  # noqa: E402
 
 from safe_ray.compose import load_config  # noqa: E402
-from safe_ray.search import begin, preparation, sweep  # noqa: E402
+from safe_ray.sweep import begin, data, final_test, run, searching  # noqa: E402
 from safe_ray.tracking.mlflow import Tracker  # noqa: E402
 from safe_ray.tracking.writer import BackgroundTracker  # noqa: E402
 from safe_ray.training import job  # noqa: E402
+from safe_ray.training.outcome import BankOutcome  # noqa: E402
 
 _STEPS: tuple[tuple[str, Any, str], ...] = (
-    ("reading data sets", preparation, "read_manifests"),
-    ("drawing episodes", preparation, "draw_episodes"),
+    ("reading data sets", data, "read_manifests"),
+    ("drawing episodes", data, "draw_episodes"),
     ("starting Ray, loading the backbone", begin, "start"),
-    ("checking images", preparation, "check_images"),
-    ("filling the store", preparation, "extract_support"),
-    ("writing tasks and classifiers", preparation, "write_tasks"),
-    ("trials (start-up and training)", sweep, "run_trials"),
-    ("filling the store for tests", preparation, "extract_tests"),
-    ("testing", sweep, "count_correct"),
+    ("checking images", begin, "check_images"),
+    ("filling the store", run, "extract_support"),
+    ("writing tasks and classifiers", run, "write_tasks"),
+    ("trials (start-up and training)", searching, "run_trials"),
+    ("filling the store for tests", final_test, "extract_tests"),
+    ("testing", final_test, "run_tests"),
     ("opening MLflow", Tracker, "open"),
     ("waiting for MLflow", BackgroundTracker, "flush"),
     ("waiting for MLflow", BackgroundTracker, "close"),
@@ -95,18 +96,18 @@ def main() -> None:
             print(f"  beside them, in the tracker's thread: {aside:.1f} s")
             outcomes = [
                 outcome
-                for file in sorted((config.outputs / "banks").glob("*/*/outcome.json"))
-                if (outcome := job.BankOutcome.load(file.parent)) is not None
+                for file in sorted((config.outputs / "banks").glob("*/*/*/outcome.json"))
+                if (outcome := BankOutcome.load(file.parent)) is not None
             ]
             banks = sum(outcome.seconds for outcome in outcomes)
             print(f"  in the trials' processes: {len(outcomes)} banks, {banks:.1f} s together")
         first = outcomes[0]
         torch.set_num_threads(1)
-        candidates = tuple(c.hyper_parameters for c in first.candidates)
-        again = job.BankJob(str(config.outputs), first.task_id, 99, candidates)
+        candidates = tuple(c.values for c in first.candidates)
+        again = job.BankJob(str(config.outputs), first.task_id, first.group, 99, candidates)
         parts = (
             ("training", job, "train_bank"),
-            ("evaluating", job, "_validate"),
+            ("fitting and judging", job, "judge_candidates"),
             ("saving heads", job, "save_head"),
         )
         with clocked(parts) as clock:

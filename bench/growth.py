@@ -26,21 +26,32 @@ from torch.nn import functional
 
 from bench.harness import arguments, finish
 from safe_ray.heads.blending import alpha_grid, sum_alpha_row
+from safe_ray.methods.base import Recipe
 from safe_ray.poolings.modified_resnet import AttentionPool
 from safe_ray.poolings.pooled import pool_with_heads
+from safe_ray.search.groups import Group
 from safe_ray.search.journal import Journal
 from safe_ray.search.searcher import BankSearcher, SearchOptions
-from safe_ray.search.space import Range, SearchSpace
-from safe_ray.specs import AlphaRow, Task
-from safe_ray.training.job import BankJob, BankOutcome, CandidateOutcome
+from safe_ray.search.space import SearchSpace
+from safe_ray.specs import KnobRow, MethodSpec, Range, Task, Values
+from safe_ray.training.job import BankJob
 from safe_ray.training.loop import LoopOptions, Member, SupportShard, begin, train_bank
 from safe_ray.training.maps import ResidentMaps
+from safe_ray.training.outcome import BankOutcome, CandidateOutcome, Fit
 
 FIGURE = Path(__file__).parents[1] / "docs" / "growth.png"
 _TOKENS, _WIDTH, _HEADS, _OUTPUT, _VIEWS = 16, 512, 8, 192, 9
 _ALPHAS = alpha_grid(101)
-_SPACE = SearchSpace(Range(1e-5, 1e-2, True), Range(1e-4, 1e-1, True), 30, Range(0.0, 1.0), _ALPHAS)
-_ROW_POINTS = 5
+_SPACE = SearchSpace(
+    {
+        "lr": Range(1e-5, 1e-2, log=True),
+        "weight_decay": Range(1e-4, 1e-1, log=True),
+        "epochs": 30,
+    },
+    {"alpha": _ALPHAS},
+)
+_SAFE = MethodSpec("safe", "SAFE", "safe_ray.methods.tuned", knobs={"alpha": _ALPHAS})
+_GROUP = Group((_SAFE,), Recipe(), _SPACE)
 # A slope over a few points says little once a fixed cost is a large part of the smallest.
 _SMALLEST = 1e-9
 
@@ -121,13 +132,13 @@ def made_up_search(sweep: Path, tasks: int, candidates: int, bank: int) -> BankS
     journal = Journal(sweep)
 
     def on_bank(_: BankJob, outcome: BankOutcome) -> None:
-        journal.record(_SPACE, outcome, _ROW_POINTS)
+        journal.record(_SPACE, outcome)
 
     return BankSearcher(
         sweep,
         [Task("made_up", 2, seed) for seed in range(1, tasks + 1)],
-        _SPACE,
-        SearchOptions(candidates, bank, 1, _ROW_POINTS, 0, 60.0),
+        [_GROUP],
+        SearchOptions(candidates, bank, 1, 0, 60.0),
         on_bank,
     )
 
@@ -141,20 +152,14 @@ def made_up_outcome(job: BankJob, generator: np.random.Generator) -> BankOutcome
     def counts() -> tuple[int, ...]:
         return tuple(generator.integers(57, size=len(_ALPHAS)).tolist())
 
-    rows = [
-        AlphaRow(_ALPHAS, figures(), figures(), figures(), counts(), counts(), figures())
-        for _ in job.candidates
-    ]
-    return BankOutcome(
-        job.task_id,
-        job.bank,
-        57,
-        1.0,
-        tuple(
-            CandidateOutcome(slot, candidate, False, (1.0,) * candidate.epochs, row, 50, "none")
-            for slot, (candidate, row) in enumerate(zip(job.candidates, rows, strict=True))
-        ),
-    )
+    def outcome(slot: int, candidate: Values) -> CandidateOutcome:
+        row = KnobRow(_ALPHAS, figures(), figures(), figures(), counts(), counts(), figures())
+        fit = Fit({"alpha": _ALPHAS[50]}, row.at(50), {"alpha": row}, "none")
+        losses = (1.0,) * round(candidate["epochs"])
+        return CandidateOutcome(slot, candidate, False, losses, {_SAFE.name: fit})
+
+    candidates = tuple(outcome(*each) for each in enumerate(job.candidates))
+    return BankOutcome(job.task_id, job.group, job.bank, 57, 1.0, candidates)
 
 
 def _measure(work: Callable[[], None], answer: Connection) -> None:

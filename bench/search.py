@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from dataclasses import asdict, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +21,32 @@ import ray
 from bench.harness import arguments, finish
 from bench.sweeps import ReadySweep, ready, two_cores
 from safe_ray.search.journal import Journal
-from safe_ray.search.preparation import search_space
 from safe_ray.search.searcher import BankSearcher, SearchOptions
 from safe_ray.search.tuning import run_trials
-from safe_ray.specs import HyperParameters
-from safe_ray.training.job import BankJob, BankOutcome, run_bank
+from safe_ray.specs import Values
+from safe_ray.training.job import BankJob, run_bank
+from safe_ray.training.outcome import BankOutcome, CandidateOutcome
 
-_SEED_OF_CHECK = 99
+_BANK_OF_CHECK = 99
 
 
-def train_usual(candidate: dict[str, Any], task_folder: str) -> float:
+def train_usual(candidate: Values, task_folder: str) -> float:
     """Train one candidate as one would without this package; return its validation accuracy."""
     import torch
     from open_clip.modified_resnet import AttentionPool2d
-    from safetensors.torch import load_file
     from torch.nn import functional
 
     from safe_ray.heads.optimiser import Schedule
-    from safe_ray.training.job import CLASSIFIER, POOLING, TaskFacts
+    from safe_ray.training.facts import TaskFacts, load_classifier, load_pooling
     from safe_ray.training.loop import epoch_plan
 
     folder = Path(task_folder)
     facts, sweep = TaskFacts.load(folder), folder.parents[1]
-    classifier = load_file(folder / CLASSIFIER)["classifier"]
-    weights = load_file(sweep / POOLING)
+    epochs = round(candidate["epochs"])
+    classifier = load_classifier(folder)
     side = round(facts.tokens**0.5)
     layer = AttentionPool2d(side, facts.width, facts.pooling["num_heads"], classifier.shape[1])
-    layer.load_state_dict(weights)
+    layer.load_state_dict(load_pooling(sweep))
 
     def images(samples: tuple[str, ...], views: range) -> torch.Tensor:
         maps = torch.from_numpy(facts.store().read(samples, views)).float()
@@ -59,10 +58,10 @@ def train_usual(candidate: dict[str, Any], task_folder: str) -> float:
     support = images(facts.support, range(facts.views + 1))
     labels = torch.tensor(facts.support_labels)
     optimiser = torch.optim.AdamW(layer.parameters(), weight_decay=candidate["weight_decay"])
-    steps = -(-len(support) // facts.batch_size) * candidate["epochs"]
+    steps = -(-len(support) // facts.batch_size) * epochs
     schedule = Schedule(candidate["lr"], steps, round(facts.warmup * steps))
     step = 0
-    for epoch in range(candidate["epochs"]):
+    for epoch in range(epochs):
         order, view = epoch_plan(facts.training_seed, epoch, len(support), support.shape[1])
         for batch in order.split(facts.batch_size):
             for group in optimiser.param_groups:
@@ -107,7 +106,7 @@ def usual_trial(config: dict[str, Any]) -> None:
 
 
 def search_usual(
-    sweep: ReadySweep, candidates: list[HyperParameters], name: str
+    sweep: ReadySweep, candidates: Sequence[Values], name: str
 ) -> tuple[float, list[float]]:
     """Return the seconds to the last outcome, and each candidate's validation accuracy."""
     from ray import tune
@@ -122,7 +121,7 @@ def search_usual(
     folder = sweep.config.outputs
     configs = [
         {
-            "candidate": asdict(candidate),
+            "candidate": dict(candidate),
             "task_folder": str(folder / "tasks" / task),
             "storage": str(folder / "usual"),
             "name": name,
@@ -158,25 +157,24 @@ def search_ours(
     folder.mkdir()
     for part in ("tasks", "pooling.safetensors"):
         (folder / part).symlink_to(sweep.config.outputs / part)
-    space = search_space(sweep.config)
+    (group,) = sweep.groups
     journal = Journal(folder)
     ends: list[float] = []
 
     def on_bank(_: BankJob, outcome: BankOutcome) -> None:
-        journal.record(space, outcome, sweep.config.search.row_points)
+        journal.record(group.space, outcome)
         ends.append(time.perf_counter())
 
     began = time.perf_counter()
     searcher = BankSearcher(
         folder,
         [facts.task for facts in sweep.facts.values()],
-        space,
+        sweep.groups,
         SearchOptions(
             candidates=candidates,
             bank=bank,
             # One task alone fills two cores with two banks at a time.
             banks_in_flight=sweep.plan.concurrent,
-            row_points=sweep.config.search.row_points,
             seed=len(name) * 1000 + int(name[-1]),
             checkpoint_seconds=60.0,
         ),
@@ -187,22 +185,28 @@ def search_ours(
     return ends[-1] - began, outcomes
 
 
+def tuned_accuracy(candidate: CandidateOutcome) -> float:
+    """Return the validation accuracy of a candidate's tuned pooling alone, at alpha = 1."""
+    (fit,) = candidate.fits.values()
+    return fit.rows["alpha"].accuracy[-1]
+
+
 def check(sweep: ReadySweep) -> None:
     """Stop unless one candidate ends with the same validation accuracy on both sides."""
     import torch
 
     torch.set_num_threads(1)
     (task,) = sweep.facts
-    candidate = HyperParameters(lr=1e-3, weight_decay=0.01, epochs=12, alpha=1.0)
-    job = BankJob(str(sweep.config.outputs), task, _SEED_OF_CHECK, (candidate,))
+    (group,) = sweep.groups
+    candidate = {"lr": 1e-3, "weight_decay": 0.01, "epochs": 12}
+    job = BankJob(str(sweep.config.outputs), task, group.name, _BANK_OF_CHECK, (candidate,))
     run_bank(job, torch.device("cpu"))
     outcome = BankOutcome.load(job.folder)
     assert outcome is not None
-    row = outcome.candidates[0].row
-    assert row is not None
-    usual = train_usual(asdict(candidate), str(job.task_folder))
-    print(f"one candidate on both sides: validation accuracy {row.accuracy[-1]:.4f}, {usual:.4f}")
-    if abs(row.accuracy[-1] - usual) * len(sweep.facts[task].validation) > 0.5:
+    ours = tuned_accuracy(outcome.candidates[0])
+    usual = train_usual(candidate, str(job.task_folder))
+    print(f"one candidate on both sides: validation accuracy {ours:.4f}, {usual:.4f}")
+    if abs(ours - usual) * len(sweep.facts[task].validation) > 0.5:
         raise SystemExit("the sides do not end with the same validation accuracy")
 
 
@@ -236,19 +240,16 @@ def main() -> None:
             ours_seconds += seconds
             print(f"{ours_each} candidates of ours: {seconds:.1f} s", flush=True)
             training += sum(outcome.seconds for outcome in outcomes)
-            sound = [c for o in outcomes for c in o.candidates if c.row is not None]
-            tried = [c.hyper_parameters for c in sound[:usual_each]]
-            seconds, accuracies = search_usual(
-                sweep, [replace(c, alpha=1.0) for c in tried], f"usual-{turn}"
-            )
+            sound = [c for o in outcomes for c in o.candidates if not c.failed][:usual_each]
+            seconds, accuracies = search_usual(sweep, [c.values for c in sound], f"usual-{turn}")
             usual_seconds += seconds
             samples = outcomes[0].samples
-            for candidate, usual in zip(sound, accuracies, strict=False):
-                assert candidate.row is not None
-                if abs(candidate.row.accuracy[-1] - usual) * samples > 1.5:
+            for candidate, usual in zip(sound, accuracies, strict=True):
+                here = tuned_accuracy(candidate)
+                if abs(here - usual) * samples > 1.5:
                     raise SystemExit(
-                        f"the validation accuracy of {candidate.hyper_parameters} is "
-                        f"{candidate.row.accuracy[-1]:.4f} here and {usual:.4f} there"
+                        f"the validation accuracy of {candidate.values} is {here:.4f} here and "
+                        f"{usual:.4f} there"
                     )
     ours = 60 * rounds * ours_each / ours_seconds
     usual_rate = 60 * rounds * usual_each / usual_seconds

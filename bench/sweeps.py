@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,12 @@ from safe_ray.cluster import TrialPlan, connect, plan_trials
 from safe_ray.compose import load_config
 from safe_ray.config import SweepConfig
 from safe_ray.features.inventory import no_progress
-from safe_ray.search import preparation
-from safe_ray.training.job import TaskFacts
+from safe_ray.search.groups import Group, groups_of
+from safe_ray.sweep.data import draw_episodes, read_manifests
+from safe_ray.sweep.extraction import extract_support
+from safe_ray.sweep.images import check_images
+from safe_ray.sweep.tasks import write_tasks
+from safe_ray.training.facts import TaskFacts
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class ReadySweep:
 
     config: SweepConfig
     facts: Mapping[str, TaskFacts]
+    groups: Sequence[Group]
     plan: TrialPlan
     ray_seconds: float
     store_seconds: float
@@ -40,20 +45,19 @@ def two_cores() -> None:
 def ready(storage: Path, *overrides: str) -> ReadySweep:
     """Do what a sweep does before its search: check, start Ray, fill the store, write the tasks."""
     config = load_config([*overrides, f"storage={storage}", f"cluster.num_cpus={CORES}"])
-    manifests = preparation.read_manifests(config)
-    episodes = preparation.draw_episodes(config, manifests)
+    manifests = read_manifests(config)
+    episodes = draw_episodes(config, manifests)
     backbone = load_backbone(config.backbone.spec())
     began = time.perf_counter()
     resources = connect(config.cluster.address, config.cluster.num_cpus)
     connected = time.perf_counter()
     plan = plan_trials(resources, 1, "auto", "auto", config.search.concurrent_trials)
-    images = preparation.check_images(config, manifests, episodes, lambda _: no_progress)
-    summary = preparation.extract_support(
+    images = check_images(config, manifests, episodes, lambda _: no_progress)
+    summary = extract_support(
         config, backbone, images.tasks, config.features.precision, no_progress
     )
     filled = time.perf_counter()
     config.outputs.mkdir(parents=True, exist_ok=True)
-    facts = preparation.write_tasks(
-        config, backbone, manifests, images.tasks, summary.precision, plan
-    )
-    return ReadySweep(config, facts, plan, connected - began, filled - connected)
+    groups = groups_of(config)
+    facts = write_tasks(config, backbone, manifests, images.tasks, summary.precision, plan, groups)
+    return ReadySweep(config, facts, groups, plan, connected - began, filled - connected)

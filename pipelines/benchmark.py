@@ -3,14 +3,15 @@
 The benchmark's folder is `<storage>/outputs/<name>`:
 
     benchmark.json    what was run, so that the report can be made again
-    benchmark.md      a table a method, how the winners were chosen, published figures
+    benchmark.md      tables of every method, how the winners were chosen, published figures
     benchmark.csv     the same cells
     benchmark.png, benchmark.svg
                       accuracy over shots
-    summary.json, results.parquet, results.md
+    summary.json, results.parquet, results.md, correct.parquet
                       of all tasks, as a sweep leaves them
 
 The summaries alone are enough to make the report again: `python -m pipelines.benchmark report`.
+Beside a `correct.parquet`, its intervals are those over seeds and test images.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from safe_ray.errors import IncompleteError, InputError
 if TYPE_CHECKING:
     from pipelines.suites import Plan
     from safe_ray.config import SweepConfig
+    from safe_ray.report.correct import Correct
     from safe_ray.report.field import Benchmark
     from safe_ray.report.summary import TaskResult
 
@@ -198,7 +200,10 @@ def describe(planned: Plan) -> str:
             f"{', '.join(map(str, tasks.shots))}; seeds {', '.join(map(str, tasks.seeds))}; "
             f"{', '.join(tasks.datasets)}"
         )
-    return "\n".join([*lines, f"  {len(planned.tasks)} tasks in all"])
+    methods = planned.sweeps[0].method
+    return "\n".join(
+        [*lines, f"  {len(planned.tasks)} tasks in all, each with {', '.join(methods)}"]
+    )
 
 
 def run(planned: Plan, anew: bool = False) -> Path:
@@ -227,22 +232,29 @@ def run(planned: Plan, anew: bool = False) -> Path:
         # A last group whose images are missing is better known before the first one is trained.
         for sweep in planned.sweeps:
             _check(sweep)
+    from safe_ray.report.correct import read_correct, write_correct
     from safe_ray.report.tables import write_report
-    from safe_ray.search.begin import run_sweep
-    from safe_ray.search.winners import describe_missing
+    from safe_ray.sweep.begin import run_sweep
+    from safe_ray.sweep.winners import describe_missing
 
     results: list[TaskResult] = []
+    correct: list[Correct] = []
     missing: dict[str, str] = {}
     for sweep in planned.sweeps:
         done = run_sweep(sweep, anew)
         results += [_moved(result, done.folder, planned.folder) for result in done.results]
+        correct += read_correct(done.folder)
         missing |= done.missing
     if results:
         if several:
-            write_report(results, planned.folder)
-        write_benchmark(_benchmark_of(planned, results), planned.folder)
+            write_report(results, planned.folder, correct=correct)
+            if correct:
+                write_correct(correct, planned.folder)
+        write_benchmark(_benchmark_of(planned, results, correct), planned.folder)
     if missing:
-        raise IncompleteError(describe_missing(missing, len(planned.tasks)))
+        raise IncompleteError(
+            describe_missing(missing, len(planned.tasks), len(planned.sweeps[0].method))
+        )
     return planned.folder
 
 
@@ -256,21 +268,26 @@ def _check(sweep: SweepConfig) -> None:
         for name, spec in specs.items()
     }
     # Ray takes seconds to import, and missing images need not wait for it.
-    from safe_ray.search.preparation import draw_episodes
-    from safe_ray.search.targets import check_targets
+    from safe_ray.sweep.data import draw_episodes
+    from safe_ray.sweep.targets import check_targets
 
     check_targets(specs, sweep.tasks.datasets, sweep.evaluation.targets)
     draw_episodes(sweep, manifests)
 
 
 def _moved(result: TaskResult, old: Path, new: Path) -> TaskResult:
-    """Return the result with its head relative to another folder."""
+    """Return the result with its head, if it has one, relative to another folder."""
+    if result.head is None:
+        return result
     head = Path(os.path.relpath(old / result.head, new)).as_posix()
     return replace(result, head=head)
 
 
-def _benchmark_of(planned: Plan, results: Sequence[TaskResult]) -> Benchmark:
+def _benchmark_of(
+    planned: Plan, results: Sequence[TaskResult], correct: Sequence[Correct]
+) -> Benchmark:
     from safe_ray.report.field import Benchmark
+    from safe_ray.report.outcomes import Outcomes
 
     return Benchmark(
         planned.name,
@@ -278,11 +295,12 @@ def _benchmark_of(planned: Plan, results: Sequence[TaskResult]) -> Benchmark:
         tuple(results),
         planned.suite.datasets,
         planned.suite.reference,
+        Outcomes(correct) if correct else None,
     )
 
 
 def report(request: Request) -> Path:
-    """Make tables and figure again, from the summaries of sweeps alone.
+    """Make tables and figure again from the files of sweeps, without any training.
 
     Order, name and published figures are the suite's if one is named, else those that the first
     folder remembers.
@@ -291,10 +309,13 @@ def report(request: Request) -> Path:
         The folder that was written to.
 
     Raises:
-        InputError: a summary cannot be read, or two hold the same task or are of two backbones.
+        InputError: a summary cannot be read, or two hold the same method's result of a task or are
+            of two backbones.
     """
     from pipelines.suites import load_suite
+    from safe_ray.report.correct import read_correct
     from safe_ray.report.field import Benchmark
+    from safe_ray.report.outcomes import Outcomes
     from safe_ray.report.summary import read_summary
 
     folders = [Path(folder).expanduser() for folder in request.folders]
@@ -311,8 +332,12 @@ def report(request: Request) -> Path:
     if request.suite is not None:
         suite = load_suite(request.suite, request.config_dir)
         benchmark = replace(benchmark, datasets=suite.datasets, reference=suite.reference)
+    correct = [row for place in places for row in read_correct(place)]
+    benchmark = replace(
+        benchmark, results=tuple(results), outcomes=Outcomes(correct) if correct else None
+    )
     out = first if request.out is None else Path(request.out).expanduser()
-    write_benchmark(replace(benchmark, results=tuple(results)), out)
+    write_benchmark(benchmark, out)
     return out
 
 
@@ -356,11 +381,11 @@ def _remembered(folder: Path) -> Benchmark | None:
 def write_benchmark(benchmark: Benchmark, folder: Path) -> list[Path]:
     """Write tables and figure, and return the files."""
     from safe_ray.files import write_atomically
-    from safe_ray.report.field import csv_text, markdown
+    from safe_ray.report.field_text import csv_text, markdown
     from safe_ray.report.figures import accuracy_figure, render
 
-    said = asdict(replace(benchmark, results=()))
-    del said["results"]
+    said = asdict(replace(benchmark, results=(), outcomes=None))
+    del said["results"], said["outcomes"]
     # A figure that cannot be drawn must not cost the tables.
     contents = {
         REMEMBERED: json.dumps(said, indent=2, ensure_ascii=False) + "\n",

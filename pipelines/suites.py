@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -27,7 +27,7 @@ from safe_ray.config import (
 )
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import resolve_path
-from safe_ray.report.field import Published, Reference
+from safe_ray.report.published import ANY_SHOTS, Published, Reference
 from safe_ray.specs import Task
 
 SUITES = "suite"
@@ -70,22 +70,31 @@ class SuiteFile(Group):
     reference: str | None = None
 
 
-class PublishedFile(Group):
-    """One method of `conf/reference/<name>.yaml`; its accuracies are in per cent."""
+PerCent = Annotated[float, Field(gt=0, le=100)]
+ShotsOrAny = Annotated[int, Field(ge=ANY_SHOTS)]
+Text = Annotated[str, Field(min_length=1)]
 
-    method: Annotated[str, Field(min_length=1)]
-    source: Annotated[str, Field(min_length=1)]
-    protocol: Annotated[str, Field(min_length=1)]
-    chosen_on_test: Flag
-    accuracies: dict[str, Annotated[float, Field(gt=0, le=100)]]
-    average: Annotated[float, Field(gt=0, le=100)] | None
+
+class PublishedFile(Group):
+    """One method of `conf/reference/<name>.yaml`; its figures are in per cent, by shots."""
+
+    method: Text
+    source: Text
+    protocol: Text
+    chosen_on_test: Flag | None
+    prompts: Literal["templates", "descriptions"]
+    checked: Literal["at_source", "second_hand"]
+    averages: dict[ShotsOrAny, PerCent] = Field(default_factory=dict)
+    accuracies: dict[ShotsOrAny, dict[str, PerCent]] = Field(default_factory=dict)
 
 
 class ReferenceFile(Group):
     """The content of `conf/reference/<name>.yaml`; its methods are checked one by one."""
 
     backbone: Name
-    shots: PositiveInt
+    shots: Annotated[
+        tuple[PositiveInt, ...], BeforeValidator(_listed), AfterValidator(_distinct)
+    ] = Field(min_length=1)
     datasets: Datasets = Field(min_length=1)
     methods: tuple[dict[str, Any], ...] = Field(min_length=1)
 
@@ -152,14 +161,24 @@ def reference_of(values: Mapping[str, Any], where: str) -> Reference:
     methods = []
     for number, content in enumerate(raw.methods):
         method = validate_settings(PublishedFile, content, f"method {number} of {where}")
-        unknown = next((name for name in method.accuracies if name not in raw.datasets), None)
-        if unknown is not None:
-            raise InputError(
-                f"In {where}, {method.method!r} has a figure for {unknown!r}, which is not among "
-                f"its datasets.{nearest(unknown, raw.datasets)}"
-            )
+        _check_places(method, raw, where)
         methods.append(Published(**method.model_dump()))
     return Reference(raw.backbone, raw.shots, raw.datasets, tuple(methods))
+
+
+def _check_places(method: PublishedFile, reference: ReferenceFile, where: str) -> None:
+    """Refuse figures of shots or of a data set that the reference does not list."""
+    has = f"In {where}, {method.method!r} has a figure for"
+    for shots in (*method.averages, *method.accuracies):
+        if shots not in (ANY_SHOTS, *reference.shots):
+            listed = ", ".join(map(str, reference.shots))
+            raise InputError(f"{has} {shots} shots, which are not among its shots: {listed}.")
+    for name in (name for cells in method.accuracies.values() for name in cells):
+        if name not in reference.datasets:
+            raise InputError(
+                f"{has} {name!r}, which is not among its datasets."
+                f"{nearest(name, reference.datasets)}"
+            )
 
 
 def _read(tree: ConfigTree, kind: str, name: str) -> tuple[Path, dict[str, Any]]:

@@ -112,7 +112,7 @@ def restarts(flags: frozenset[str], sweeps: Sequence[SweepConfig]) -> bool:
         if agree in flags:
             raise InputError(f"{agree} agrees to {restart}: leave it out, or add {restart}.")
         return False
-    from safe_ray.search.claim import was_begun
+    from safe_ray.sweep.claim import was_begun
 
     folders = [str(sweep.outputs) for sweep in sweeps if was_begun(sweep)]
     if not folders or agree in flags:

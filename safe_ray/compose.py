@@ -6,7 +6,7 @@ Hydra's compose API does the work. Its errors become one sentence with the neare
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 import safe_ray
 from safe_ray import job
-from safe_ray.config import DatasetConfig, SweepConfig, groups, knobs, validate, validate_dataset
+from safe_ray.config import (
+    DatasetConfig,
+    MethodConfig,
+    SweepConfig,
+    groups,
+    knobs,
+    validate,
+    validate_dataset,
+    validate_method,
+)
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import is_uri, resolve_path
 from safe_ray.own_data import OPTIONS, dataset_at, is_own_setting, looks_like_location
 
 PRIMARY = "tune"
 DATASETS = "dataset"
+METHODS = "method"
 RANGE_KEYS = ("low", "high", "log")
 
 
@@ -87,6 +97,7 @@ def load_config(overrides: Sequence[str] = (), config_dir: str | Path | None = N
     """
     tree = ConfigTree.of(config_dir)
     overrides, own = _own_data(tree, overrides)
+    overrides, changes = _own_methods(overrides)
     composed = compose_tree(tree, overrides)
     try:
         composed.storage = str(_storage(composed.storage))
@@ -99,7 +110,8 @@ def load_config(overrides: Sequence[str] = (), config_dir: str | Path | None = N
         backbone = plain.get("backbone")
         name = backbone.get("name") if isinstance(backbone, dict) else None
         plain["sweep"] = f"{name or 'sweep'}-{time.strftime('%Y%m%d-%H%M%S')}"
-    config = validate({**plain, "datasets": {}})
+    plain |= {METHODS: changes.names} if changes.names is not None else {}
+    config = validate({**plain, "datasets": {}, "methods": {}})
     names = [*config.tasks.datasets, *config.evaluation.targets]
     if own is not None and own.name not in names:
         raise InputError(
@@ -110,7 +122,79 @@ def load_config(overrides: Sequence[str] = (), config_dir: str | Path | None = N
         name: own if own is not None and own.name == name else load_dataset(tree, name)
         for name in names
     }
-    return config.model_copy(update={"datasets": datasets})
+    changes.check(config.method)
+    methods = {name: load_method(tree, name, changes.of.get(name, {})) for name in config.method}
+    return config.model_copy(update={"datasets": datasets, "methods": methods})
+
+
+@dataclass(frozen=True)
+class _MethodChanges:
+    """What the command line says of methods.
+
+    Attributes:
+        names: the methods that it asks for; None leaves them to the files.
+        of: settings over those of each method's file, by its name.
+    """
+
+    names: Any
+    of: Mapping[str, DictConfig]
+
+    def check(self, asked: Sequence[str]) -> None:
+        """Refuse a change of a method that is not asked for."""
+        other = next((name for name in self.of if name not in asked), None)
+        if other is not None:
+            raise InputError(
+                f"method.{other} changes a method that is not asked for: the methods are "
+                f"{', '.join(asked)}.{nearest(other, list(asked))}"
+            )
+
+
+def _own_methods(overrides: Sequence[str]) -> tuple[list[str], _MethodChanges]:
+    """Take `method=...` and `method.<name>.<setting>=...` out of the overrides.
+
+    To Hydra, a name that is a folder of files chooses one of them; methods may be several.
+    """
+    names: Any = None
+    changes: dict[str, DictConfig] = {}
+    rest = []
+    for text in overrides:
+        key, _, value = text.lstrip("+").partition("=")
+        first, *path = key.split(".")
+        if first != METHODS:
+            rest.append(text)
+            continue
+        if not value or len(path) == 1:
+            raise InputError(
+                f"{text!r} is no setting of a method: write method=<name>, method=[<name>,<name>] "
+                "or method.<name>.space.<quantity>=<value>."
+            )
+        parsed = _parsed(text.lstrip("+"))
+        if not path:
+            names = parsed
+        else:
+            own = changes.setdefault(path[0], OmegaConf.create())
+            OmegaConf.update(own, ".".join(path[1:]), parsed)
+    return rest, _MethodChanges(names, changes)
+
+
+def _parsed(text: str) -> Any:
+    """Return the value of an override by Hydra's grammar, as plain values."""
+    try:
+        return OverridesParser.create().parse_overrides([text])[0].value()
+    except OverrideParseException:
+        raise _unreadable(text, text.partition("=")[0]) from None
+
+
+def load_method(
+    tree: ConfigTree, name: str, changes: Mapping[str, Any] | DictConfig | None = None
+) -> MethodConfig:
+    """Return the checked content of `method/<name>.yaml`, with changes over it.
+
+    Raises:
+        InputError: there is no such file, or its content is wrong.
+    """
+    values = _read_choice(tree, METHODS, name, "method", changes)
+    return validate_method(name, values)
 
 
 def _storage(value: str | None) -> Path:
@@ -195,21 +279,35 @@ def load_dataset(tree: ConfigTree, name: str) -> DatasetConfig:
     Raises:
         InputError: there is no such file, or its content is wrong.
     """
-    file = tree.find(DATASETS, name)
+    return validate_dataset(name, _read_choice(tree, DATASETS, name, "tasks.datasets"))
+
+
+def _read_choice(
+    tree: ConfigTree,
+    group: str,
+    name: str,
+    setting: str,
+    changes: Mapping[str, Any] | DictConfig | None = None,
+) -> dict[str, Any]:
+    """Return the content of a group's file that a setting names, with changes over it."""
+    file = tree.find(group, name)
     if file is None:
-        known = tree.choices(DATASETS)
+        known = tree.choices(group)
         raise InputError(
-            f"tasks.datasets names {name!r}, and there is no file {DATASETS}/{name}.yaml in "
+            f"{setting} names {name!r}, and there is no file {group}/{name}.yaml in "
             f"{' or '.join(str(folder) for folder in tree.folders)}."
             + (nearest(name, known) or f" There are: {', '.join(known)}.")
         )
     try:
-        values = OmegaConf.to_container(OmegaConf.load(file), resolve=True, throw_on_missing=True)
+        content = OmegaConf.load(file)
+        if changes and isinstance(content, DictConfig):
+            content = OmegaConf.merge(content, changes)
+        values = OmegaConf.to_container(content, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {_first_line(error)}.") from None
     if not isinstance(values, dict):
         raise InputError(f"{file} must hold settings such as `format: parquet`.")
-    return validate_dataset(name, {str(key): value for key, value in values.items()})
+    return {str(key): value for key, value in values.items()}
 
 
 def compose_tree(tree: ConfigTree, overrides: Sequence[str] = ()) -> DictConfig:

@@ -147,7 +147,7 @@ def _datasets(given: Arguments) -> int:
 
 def _first_look(given: Arguments) -> int:
     from safe_ray.compose import load_config
-    from safe_ray.search.overview import show_overview
+    from safe_ray.sweep.overview import show_overview
 
     names = [argument for argument in given.rest if "=" not in argument]
     if names:

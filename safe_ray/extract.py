@@ -19,10 +19,10 @@ def run(config: SweepConfig, flags: frozenset[str]) -> int:
         The exit status: 1 if something was damaged.
     """
     if VERIFY.name in flags:
-        from safe_ray.search.extraction import run_verify
+        from safe_ray.sweep.extraction import run_verify
 
         return 0 if run_verify(config) else EXIT_DAMAGED
-    from safe_ray.search.begin import run_extract
+    from safe_ray.sweep.begin import run_extract
 
     run_extract(config)
     return 0

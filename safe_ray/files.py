@@ -8,6 +8,7 @@ import hashlib
 import importlib.resources
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -76,6 +77,18 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content` to `path` through `replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links.
+
+    Neither name may be written in place afterwards.
+    """
+    with replacing(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
 
 
 def is_uri(text: str) -> bool:

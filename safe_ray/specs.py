@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -78,25 +78,79 @@ class Task:
 
 
 @dataclass(frozen=True)
-class HyperParameters:
-    """What one candidate is trained with; alpha is how its head is blended at inference."""
+class Range:
+    """An interval to search, both ends included.
 
-    lr: float
-    weight_decay: float
-    epochs: int
-    alpha: float
+    Attributes:
+        low: the smallest value.
+        high: the largest value.
+        log: whether the scale is logarithmic.
+        integer: whether only integers are meant.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """One method of a sweep.
+
+    Attributes:
+        name: of its file in `conf/method`; results are found by it.
+        title: how tables call it.
+        module: the Python module that makes it (see `safe_ray.methods.base.make_method`).
+        options: what the module is told.
+        knobs: the values that each knob may take; one value is a knob that is fixed.
+    """
+
+    name: str
+    title: str
+    module: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    knobs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> MethodSpec:
+        """Read what `dataclasses.asdict` and JSON made of one."""
+        knobs = {name: tuple(values) for name, values in value["knobs"].items()}
+        return MethodSpec(**{**value, "knobs": knobs})
+
+
+@dataclass(frozen=True)
+class MethodGroup:
+    """Methods that are fitted to the same candidates, and share their bank of poolings.
+
+    Attributes:
+        name: of its first method; banks and studies are found by it.
+        methods: the first one's score is what the search maximises.
+        trained: the names of the pooling's parameters that are trained; none for methods that need
+            no tuned pooling.
+    """
+
+    name: str
+    methods: tuple[MethodSpec, ...]
+    trained: tuple[str, ...] = ()
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> MethodGroup:
+        """Read what `dataclasses.asdict` and JSON made of one."""
+        methods = tuple(map(MethodSpec.from_json, value["methods"]))
+        return MethodGroup(value["name"], methods, tuple(value["trained"]))
 
 
 @dataclass(frozen=True)
 class Point:
-    """What the validation samples say of a head at one alpha.
+    """What the validation samples say of a fitted method at one value of each of its knobs.
 
     Attributes:
         accuracy: 0 to 1, over all samples.
         mean_per_class: 0 to 1, the mean over the classes of the accuracy in each.
         nll: mean negative log-likelihood in nats.
-        gained: samples that are right here and wrong with the original pooling (alpha = 0).
-        lost: samples that are wrong here and right with the original pooling.
+        gained: samples that are right here and wrong with the original model.
+        lost: samples that are wrong here and right with the original model.
         score: what the search maximises (see `safe_ray.heads.selection`).
     """
 
@@ -109,10 +163,10 @@ class Point:
 
 
 @dataclass(frozen=True)
-class AlphaRow:
-    """A head's `Point` at every alpha: a column for each of its figures."""
+class KnobRow:
+    """What the validation samples say along one knob: a column for each figure of a `Point`."""
 
-    alphas: tuple[float, ...]
+    values: tuple[float, ...]
     accuracy: tuple[float, ...]
     mean_per_class: tuple[float, ...]
     nll: tuple[float, ...]
@@ -120,6 +174,15 @@ class AlphaRow:
     lost: tuple[int, ...]
     score: tuple[float, ...]
 
+    @staticmethod
+    def of(values: Sequence[float], points: Sequence[Point]) -> KnobRow:
+        """Return the figures of the points, one a value, as columns."""
+        columns = {
+            column.name: tuple(getattr(point, column.name) for point in points)
+            for column in fields(Point)
+        }
+        return KnobRow(tuple(values), **columns)
+
     def at(self, index: int) -> Point:
-        """Return the figures at the alpha of that index."""
+        """Return the figures at the value of that index."""
         return Point(**{column.name: getattr(self, column.name)[index] for column in fields(Point)})

@@ -19,18 +19,20 @@ def run(config: SweepConfig, flags: frozenset[str]) -> None:
         IncompleteError: tasks have no result; those of the others are printed and written.
     """
     if DRY_RUN.name in flags:
-        from safe_ray.search.overview import dry_run
+        from safe_ray.sweep.overview import dry_run
 
         dry_run(config)
         return
     anew = restarts(flags, [config])
-    from safe_ray.search.begin import run_sweep
+    from safe_ray.sweep.begin import run_sweep
 
     missing = run_sweep(config, anew).missing
     if missing:
-        from safe_ray.search.winners import describe_missing
+        from safe_ray.sweep.winners import describe_missing
 
-        raise IncompleteError(describe_missing(missing, len(config.tasks.tasks())))
+        raise IncompleteError(
+            describe_missing(missing, len(config.tasks.tasks()), len(config.method))
+        )
 
 
 COMMAND = Command(

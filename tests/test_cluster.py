@@ -288,7 +288,7 @@ def test_what_is_imported_while_ray_starts_is_not_what_ray_imports():
     beside = "import safe_ray.backbones.openclip"
     # What a sweep has imported before either.
     common = (
-        "import sys, ray, safe_ray.compose, safe_ray.search.begin\nfrom mlflow import MlflowClient"
+        "import sys, ray, safe_ray.compose, safe_ray.sweep.begin\nfrom mlflow import MlflowClient"
     )
     listed = "before = set(sys.modules)\n{}\nprint(*sorted(set(sys.modules) - before))"
     found = [set(process(f"{common}\n{listed.format(own)}")[-1].split()) for own in (start, beside)]

@@ -6,8 +6,9 @@ but the backward pass, which needs a real GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,15 @@ from safe_ray.heads.bank import Bank
 from safe_ray.heads.blending import sum_alpha_row
 from safe_ray.heads.optimiser import BankOptimiser, Schedule
 from safe_ray.heads.step import AutogradStep
+from safe_ray.heads.sums import KnobSums
+from safe_ray.methods import knobs
+from safe_ray.methods.base import TaskData, make_method
+from safe_ray.methods.features import MappedFeatures
 from safe_ray.poolings.pooled import pool_with_heads
-from safe_ray.search.testing import count_hits
-from safe_ray.specs import BackboneSpec
+from safe_ray.specs import BackboneSpec, MethodGroup, MethodSpec, Point
+from safe_ray.sweep.testing import _classified
+from safe_ray.training.facts import TaskFacts, load_classifier, load_pooling
+from safe_ray.training.judging import judge_candidates
 from safe_ray.training.loop import (
     LoopOptions,
     Member,
@@ -39,6 +46,7 @@ from safe_ray.training.loop import (
 )
 from safe_ray.training.maps import Pin, resident_maps
 from tests.heads.test_bank import CLASSES, GRID, NAMES, POOL, WIDTH, classifier, layer, state_of
+from tests.training.tasks import CANDIDATES, write_task
 
 GPU = torch.device("cuda", 0)
 SAMPLES = 11
@@ -176,13 +184,75 @@ def test_pooling_and_alpha_rows_keep_to_the_gpu(fake: FakeTensorMode) -> None:
     assert all(head.nll.device.type == "cpu" for head in sums)
 
 
-def test_counting_on_test_samples_keeps_to_the_gpu(fake: FakeTensorMode) -> None:
-    maps = torch.from_numpy(MAPS)[:, 0]
-    labels = torch.zeros(SAMPLES, dtype=torch.int64)
-    on_gpu = classifier().to(GPU)[list(range(CLASSES - 1))]
-    hits = count_hits([HEAD] * 2, [0.2, 0.9], HEAD, POOL, maps, labels, on_gpu, 20.0)
-    assert hits.device == GPU
-    assert hits.shape == (2, 3, CLASSES - 1)
+def spec_of(module: str, grids: Mapping[str, tuple[float, ...]], **options: str) -> MethodSpec:
+    name = "-".join((module, *options.values()))
+    return MethodSpec(name, name, f"safe_ray.methods.{module}", options, grids)
+
+
+ALPHAS = (0.0, 0.5, 1.0)
+KERNEL = {"beta": (1.0, 5.0), "lambda": (0.1, 1.0)}
+CACHE = {"beta": (5.5,), "gamma": (1.0,)}
+JUDGED = (
+    spec_of("zero_shot", {}),
+    spec_of("tuned", {"alpha": ALPHAS}, blend="features"),
+    spec_of("tuned", {"alpha": ALPHAS}, blend="logits"),
+    spec_of("tuned", {"alpha": ALPHAS}, blend="weights"),
+    spec_of("adapted", KERNEL, features="original", adapter="kernel"),
+    spec_of("adapted", {"alpha": ALPHAS, **KERNEL}, features="safe", adapter="kernel"),
+    spec_of("adapted", {}, features="original", adapter="ss_text"),
+)
+# Whatever counts labels is left out: the shapes that follow from values are unknown here.
+TESTED = (
+    *JUDGED,
+    spec_of("adapted", CACHE, features="original", adapter="cache"),
+    spec_of("adapted", {"alpha": ALPHAS, **CACHE}, features="safe", adapter="cache"),
+)
+
+
+@pytest.mark.parametrize("spec", TESTED, ids=lambda spec: spec.name)
+def test_what_a_method_keeps_classifies_test_samples_on_the_gpu(
+    fake: FakeTensorMode, spec: MethodSpec
+) -> None:
+    features = MappedFeatures(torch.from_numpy(MAPS), POOL, HEAD, GPU)
+    labels = torch.zeros(SAMPLES, dtype=torch.int64, device=GPU)
+    task = TaskData(features, labels, classifier().to(GPU), 20.0, HEAD, [HEAD])
+    method = make_method(spec.module, spec.options)
+    [fitted] = method.fit(task, [{}])
+    read = {name: tensor.cpu() for name, tensor in fitted.state().items()}
+    at = {name: values[0] for name, values in spec.knobs.items()}
+    logits = method.load(read, task).logits(features, at)
+    assert logits.device == GPU
+    assert logits.shape == (SAMPLES, CLASSES)
+    columns = torch.tensor([2, 0], device=GPU)
+    for found in _classified(logits, columns, labels):
+        assert found.device == torch.device("cpu")
+        assert found.shape == (SAMPLES,)
+
+
+@pytest.mark.parametrize("mode", ["coop", "cross"])
+@pytest.mark.parametrize("spec", JUDGED, ids=lambda spec: spec.name)
+def test_judging_keeps_to_the_gpu(
+    fake: FakeTensorMode,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    spec: MethodSpec,
+    mode: str,
+) -> None:
+    def figures_of(sums: KnobSums, at: Sequence[Mapping[str, float]], rule: Any) -> list[Point]:
+        """Figures need values: these are any."""
+        assert all(tensor.device == torch.device("cpu") for tensor in vars(sums).values())
+        return [Point(0.5, 0.5, 1.0, 0, 0, 0.5) for _ in at]
+
+    monkeypatch.setattr(knobs, "figures_of", figures_of)
+    with _disable_current_modes():
+        job = write_task(tmp_path, mode=mode)
+        facts, original = TaskFacts.load(job.task_folder), load_pooling(Path(job.sweep))
+        text = load_classifier(job.task_folder)
+    members = 1 + (facts.folds if mode == "cross" else 0)
+    heads = [dict(original) for _ in range(members * len(CANDIDATES))]
+    group = MethodGroup(spec.name, (spec,), NAMES)
+    judged = judge_candidates(facts, group, CANDIDATES, heads, original, text.to(GPU))
+    assert [list(found) for found in judged] == [[spec.name]] * len(CANDIDATES)
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")

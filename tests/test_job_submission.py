@@ -131,7 +131,7 @@ def test_a_stopped_job_leaves_its_sentence_in_the_log(
     submitted = ("submit", "--no-wait", "--submission-id", name, "--working-dir", ".", "--")
     job(*submitted, *entry_point)
     deadline = time.monotonic() + 200
-    while not list(tmp_path.glob("outputs/stopped/banks/*/*/job.json")):
+    while not list(tmp_path.glob("outputs/stopped/banks/*/*/*/job.json")):
         assert time.monotonic() < deadline, job("logs", name)
         time.sleep(0.5)
     # A trial is being started, or is in training.

@@ -301,6 +301,6 @@ def test_a_small_folder_is_cross_validated_from_end_to_end(
     assert entry["dataset"] == "my_shapes"
     assert entry["protocol"]["selection"] == "cross"
     assert entry["protocol"]["validation_samples"] == 15
-    assert entry["test"]["samples"] == 5
+    assert entry["test_samples"] == 5
     frozen = pq.read_table(next((tmp_path / "features" / "manifests").glob("my_shapes-*.parquet")))
     assert sorted(frozen.column("split").to_pylist()) == ["test"] * 5 + ["train"] * 15

@@ -20,8 +20,9 @@ from safe_ray.data.images import decode_image
 from safe_ray.data.manifest import load_manifest, read_image_bytes
 from safe_ray.data.views import make_view, normalise
 from safe_ray.heads.bank import Bank
-from safe_ray.heads.blending import alpha_grid, alpha_row, sum_alpha_row
-from safe_ray.heads.selection import best_point
+from safe_ray.heads.blending import alpha_grid, sum_alpha_row
+from safe_ray.heads.selection import Rule
+from safe_ray.methods.knobs import KnobTable
 from safe_ray.specs import BackboneSpec, DatasetSpec
 from safe_ray.training.loop import LoopOptions, Member, SupportShard, begin, train_bank
 from safe_ray.training.maps import ResidentMaps
@@ -57,13 +58,17 @@ def measure(
     spec = DatasetSpec(name, "parquet", str(options.folder / f"{name}.parquet"), TEMPLATES)
     manifest = load_manifest(spec, Path())
     classifier = backbone.classifier(manifest.classes, manifest.templates)
-    alphas = alpha_grid(101)
     test = manifest.split("test")
 
     def pools(maps: Tensor, heads: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
         bank = Bank(heads, backbone.pooling, (), classifier, backbone.logit_scale)
         with torch.no_grad():
             return bank.pool(backbone.pooling.prepare(maps)), backbone.pool(maps)
+
+    def tables(tuned: Tensor, base: Tensor, answers: Tensor) -> list[KnobTable]:
+        alphas = alpha_grid(101)
+        sums = sum_alpha_row(tuned, base, classifier, answers, backbone.logit_scale, alphas)
+        return [KnobTable.of(head, {"alpha": alphas}, {}, Rule()) for head in sums]
 
     test_maps, truth = dense_maps(backbone, test, 1)[:, 0], labels_of(test)
     found: dict[str, list[float]] = {"zero_shot": [], "tuned": [], "safe": []}
@@ -84,21 +89,14 @@ def measure(
         )
         heads = [dict(member.head) for member in state.members]
         held = dense_maps(backbone, episode.validation, 1)[:, 0]
-        answers = labels_of(episode.validation)
-        tuned, base = pools(held, heads)
-        sums = sum_alpha_row(tuned, base, classifier, answers, backbone.logit_scale, alphas)
-        rows = [alpha_row(head, alphas) for head in sums]
-        points = [best_point(row) for row in rows]
-        best = max(
-            range(len(heads)),
-            key=lambda k: (rows[k].accuracy[points[k]], -rows[k].nll[points[k]]),
-        )
-        tuned, base = pools(test_maps, [heads[best]])
-        sums = sum_alpha_row(tuned, base, classifier, truth, backbone.logit_scale, alphas)
-        accuracy = alpha_row(sums[0], alphas).accuracy
+        held_tables = tables(*pools(held, heads), labels_of(episode.validation))
+        scores = [table.figures[table.best].score for table in held_tables]
+        best = scores.index(max(scores))
+        (table,) = tables(*pools(test_maps, [heads[best]]), truth)
+        accuracy = [point.accuracy for point in table.figures]
         found["zero_shot"].append(accuracy[0])
         found["tuned"].append(accuracy[-1])
-        found["safe"].append(accuracy[points[best]])
+        found["safe"].append(accuracy[held_tables[best].best])
     mean = {key: round(sum(values) / len(values), 3) for key, values in found.items()}
     return {**mean, "test": float(len(truth)), "classes": float(len(manifest.classes))}
 

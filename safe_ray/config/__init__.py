@@ -3,11 +3,16 @@
 Types and bounds live here, default values in the YAML files only.
 """
 
-from safe_ray.config.checking import validate, validate_dataset, validate_settings
+from safe_ray.config.checking import (
+    validate,
+    validate_dataset,
+    validate_method,
+    validate_settings,
+)
 from safe_ray.config.fields import Flag, FloatRange, Group, IntRange, Name, PositiveInt, Seed
 from safe_ray.config.listing import groups, knobs
 from safe_ray.config.resuming import REMEMBERED, difference, essentials
-from safe_ray.config.settings import DatasetConfig, TasksConfig
+from safe_ray.config.settings import DatasetConfig, MethodConfig, TasksConfig
 from safe_ray.config.sweep import SweepConfig
 
 __all__ = [
@@ -17,6 +22,7 @@ __all__ = [
     "FloatRange",
     "Group",
     "IntRange",
+    "MethodConfig",
     "Name",
     "PositiveInt",
     "Seed",
@@ -28,5 +34,6 @@ __all__ = [
     "knobs",
     "validate",
     "validate_dataset",
+    "validate_method",
     "validate_settings",
 ]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from safe_ray.config.fields import Group, Settings
 from safe_ray.config.listing import spell
-from safe_ray.config.settings import DatasetConfig
+from safe_ray.config.settings import DatasetConfig, MethodConfig
 from safe_ray.config.sweep import SweepConfig
 from safe_ray.errors import InputError, nearest
 
@@ -37,6 +37,15 @@ def validate_dataset(name: str, values: Mapping[str, Any]) -> DatasetConfig:
         return DatasetConfig.model_validate({"name": name, **values})
     except ValidationError as error:
         raise InputError(f"In the data set {name!r}: {_sentence(error, DatasetConfig)}") from None
+
+
+def validate_method(name: str, values: Mapping[str, Any]) -> MethodConfig:
+    """Check the content of `conf/method/<name>.yaml`.
+
+    Raises:
+        InputError: the first values that are wrong, each with what it must be.
+    """
+    return validate_settings(MethodConfig, {"name": name, **values}, f"the method {name!r}")
 
 
 def validate_settings(model: type[Settings], values: Mapping[str, Any], where: str) -> Settings:

@@ -32,6 +32,7 @@ _INCIDENTAL: Any = {
     "search": {"concurrent_trials", "candidates"},
     "tracking": True,
     "datasets": {"__all__": {"source", "on_change", "notes"}},
+    "methods": {"__all__": {"title"}},
 }
 
 

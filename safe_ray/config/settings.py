@@ -110,6 +110,28 @@ class DatasetConfig(Group):
         )
 
 
+class MethodConfig(Group):
+    """One file of `conf/method`: how a method is made, what is searched for it, and its knobs.
+
+    `space` has a number or a range for each quantity; what a tuned pooling is trained with comes
+    from `search.*` where the file does not say. A range with two integers has integers only, and
+    `1/shots` is one over the task's shots. `knobs` has for each knob a number, a list of
+    numbers to choose from, or `search.alpha` for the grid of that setting.
+    """
+
+    name: Name
+    title: str = ""
+    module: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    space: dict[str, SearchedInt | SearchedFloat | Literal["1/shots"]] = Field(default_factory=dict)
+    knobs: dict[
+        str,
+        Literal["search.alpha"]
+        | Annotated[float, Strict()]
+        | Annotated[tuple[Annotated[float, Strict()], ...], Field(min_length=1)],
+    ] = Field(default_factory=dict)
+
+
 class TasksConfig(Group):
     """Which few-shot problems are solved: every data set with every number of shots and seed."""
 
@@ -240,6 +262,15 @@ class SearchConfig(Group):
     epochs: Annotated[SearchedInt, AfterValidator(within(1))] = Field(
         description="Passes over the support images, and length of the schedule."
     )
+    decay_to_start: Annotated[SearchedFloat, AfterValidator(within(0))] = Field(
+        description="Decay towards the original pooling, beside the weight decay towards zero."
+    )
+    distance_penalty: Annotated[SearchedFloat, AfterValidator(within(0))] = Field(
+        description="Weight in the loss of the squared distance from the original pooling."
+    )
+    temperature: Annotated[SearchedFloat, AfterValidator(within(0, above=True))] = Field(
+        description="Factor of the model's logit scale while training; 1 is the model's own."
+    )
     alpha: Annotated[SearchedFloat, BeforeValidator(without_log), AfterValidator(within(0, 1))] = (
         Field(
             description="Share of the tuned pooling in the blend: 0 is zero-shot, 1 the tuned one "
@@ -248,10 +279,6 @@ class SearchConfig(Group):
     )
     alpha_points: Annotated[int, Strict(), Field(ge=2)] = Field(
         description="Points in [0, 1] at which every head is evaluated."
-    )
-    row_points: NaturalInt = Field(
-        description="Points of a head's alpha row that its study is told, beside its own and the "
-        "best."
     )
     validation: Literal["auto", "coop", "cross", "full"] = Field(
         description="Score on a few validation images a class (coop), on folds of the support "

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from safe_ray.config.fields import Folder, Group, Name
+from safe_ray.config.fields import Folder, Group, Name, one_or_many, without_repeats
 from safe_ray.config.settings import (
     BackboneConfig,
     ClusterConfig,
@@ -15,6 +15,7 @@ from safe_ray.config.settings import (
     DatasetConfig,
     EvaluationConfig,
     FeaturesConfig,
+    MethodConfig,
     SearchConfig,
     TasksConfig,
     TrackingConfig,
@@ -35,6 +36,12 @@ class SweepConfig(Group):
         description="Folder for all that is written (environment: SAFE_RAY_STORAGE); null is the "
         f"working directory, and in a submitted Ray job {RESULTS} in the home folder."
     )
+    method: Annotated[
+        tuple[Name, ...], BeforeValidator(one_or_many), AfterValidator(without_repeats)
+    ] = Field(
+        min_length=1,
+        description="Methods, each a file of conf/method; those that train the same share it.",
+    )
     backbone: BackboneConfig
     tasks: TasksConfig
     data: DataConfig
@@ -45,6 +52,7 @@ class SweepConfig(Group):
     cluster: ClusterConfig
     evaluation: EvaluationConfig
     datasets: dict[str, DatasetConfig]
+    methods: dict[str, MethodConfig]
 
     @property
     def outputs(self) -> Path:

@@ -2,6 +2,7 @@
 
 `head.safetensors` holds the pooling's parameters under open_clip's own names, float32, so that
 `model.visual.attnpool.load_state_dict(load_file("head.safetensors"))` is all it takes to load it.
+A method with an adapter keeps that beside them, under names that begin with `adapter.`.
 `head.json`, the card, holds what else is needed to use it and to know where it came from.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from safe_ray.errors import InputError
-from safe_ray.files import sha256_hex, write_atomically
+from safe_ray.files import link_file, sha256_hex, write_atomically
 from safe_ray.poolings.base import HeadState
 
 FORMAT_VERSION = 1
@@ -33,14 +34,18 @@ CARD_KEYS = (
     "seed",
     "class_names",
     "templates",
-    "alpha",
+    "method",
+    "knobs",
     "logit_scale",
     "preprocessing",
     "episode",
     "hyper_parameters",
     "metrics",
 )
-"""What a card must hold beside `format_version`, `weights` and `how_to_load`, which are added."""
+"""What a card must hold beside `format_version`, `weights` and `how_to_load`, which are added.
+
+`method` says which one, and `knobs` at which values; an `alpha` stands at the top level, too.
+"""
 
 HOW_TO_LOAD = (
     "import json, torch, open_clip; from safetensors.torch import load_file",
@@ -56,10 +61,36 @@ HOW_TO_LOAD = (
     "blended = torch.nn.functional.normalize(alpha * tuned + (1 - alpha) * original, dim=-1)",
     "logits = card['logit_scale'] * blended @ classifier.T",
 )
-"""A head in plain open_clip, line by line, as every card carries it."""
+"""A blend of features in plain open_clip, line by line, as the card of such a head carries it."""
+
+HOW_TO_LOAD_METHOD = (
+    "import json, torch; from safetensors.torch import load_file",
+    "from safe_ray.backbones.openclip import load_backbone",
+    "from safe_ray.specs import BackboneSpec",
+    "from safe_ray.methods.base import TaskData, make_method",
+    "from safe_ray.methods.features import MappedFeatures",
+    "card = json.load(open('head.json')); named = card['backbone']",
+    "backbone = load_backbone(BackboneSpec(named['name'], named['model'], named['pretrained'], "
+    "named['model_config']))",
+    "# images: [N, 3, S, S], as card['preprocessing'] says; classifier: [classes, D], the text "
+    "features of every template, normalised, averaged over templates, normalised",
+    "maps = backbone.trunk(images).unsqueeze(1)",
+    "features = MappedFeatures(maps, backbone.pooling, backbone.state, maps.device)",
+    "task = TaskData(features, torch.empty(0), classifier, card['logit_scale'], backbone.state)",
+    "method = make_method(card['method']['module'], card['method']['options'])",
+    "fitted = method.load(load_file('head.safetensors'), task)",
+    "logits = fitted.logits(features, card['knobs'])",
+)
+"""A head of any other method, line by line, as its card carries it."""
 
 
-def save_head(folder: Path, state: HeadState, card: Mapping[str, Any]) -> None:
+def save_head(
+    folder: Path,
+    state: HeadState,
+    card: Mapping[str, Any],
+    how_to_load: Sequence[str] = HOW_TO_LOAD,
+    same_weights: Path | None = None,
+) -> None:
     """Write a head; a reader sees the whole head or none.
 
     Args:
@@ -67,6 +98,8 @@ def save_head(folder: Path, state: HeadState, card: Mapping[str, Any]) -> None:
         state: the pooling's parameters by open_clip's own names, of any floating dtype and device.
         card: a value for each of `CARD_KEYS`, and anything else that JSON can hold. NaN and
             infinity, which it cannot, are written as null.
+        how_to_load: lines of Python that the card carries.
+        same_weights: a folder that has this very state already; its file is linked, not copied.
 
     Raises:
         ValueError: there is no parameter, or a key of the card is missing.
@@ -78,21 +111,28 @@ def save_head(folder: Path, state: HeadState, card: Mapping[str, Any]) -> None:
     if missing:
         raise ValueError(f"the head's card lacks {', '.join(missing)}")
 
-    weights = save(
-        {
-            name: tensor.detach().to("cpu", torch.float32).contiguous()
-            for name, tensor in state.items()
-        },
-        metadata={"format": "pt"},
-    )
+    if same_weights is None:
+        content = save(
+            {
+                name: tensor.detach().to("cpu", torch.float32).contiguous()
+                for name, tensor in state.items()
+            },
+            metadata={"format": "pt"},
+        )
+        digest = sha256_hex(content)
+    else:
+        digest = load_card(same_weights)["weights"]["sha256"]
     whole = {
         "format_version": FORMAT_VERSION,
         **card,
-        "weights": {"file": WEIGHTS_FILE, "sha256": sha256_hex(weights)},
-        "how_to_load": list(HOW_TO_LOAD),
+        "weights": {"file": WEIGHTS_FILE, "sha256": digest},
+        "how_to_load": list(how_to_load),
     }
     # The card goes last: it names the weights by digest, so that a half-written head is known.
-    write_atomically(folder / WEIGHTS_FILE, weights)
+    if same_weights is None:
+        write_atomically(folder / WEIGHTS_FILE, content)
+    else:
+        link_file(same_weights / WEIGHTS_FILE, folder / WEIGHTS_FILE)
     write_atomically(
         folder / CARD_FILE, json.dumps(_finite(whole), indent=2, ensure_ascii=False) + "\n"
     )

@@ -10,14 +10,10 @@ so no blended vector is ever formed: the whole row of alphas follows from one pa
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import torch
 from torch import Tensor, nn
 
-from safe_ray.heads.selection import Rule
-from safe_ray.heads.sums import KnobSums, figures_of
-from safe_ray.specs import AlphaRow, Point
+from safe_ray.heads.sums import KnobSums
 
 # Small enough that the logits of a chunk stay in a CPU's cache from one pass to the next.
 _SCRATCH_BYTES = 4 * 2**20
@@ -106,22 +102,6 @@ def sum_alpha_row(
     sizes.index_add_(0, labels, torch.ones_like(labels))
     columns = (correct.transpose(1, 2).cpu(), gained.cpu(), lost.cpu(), nll.cpu())
     return [KnobSums(*head, sizes.cpu()) for head in zip(*columns, strict=True)]
-
-
-def alpha_row(sums: KnobSums, alphas: tuple[float, ...], rule: Rule | None = None) -> AlphaRow:
-    """Return a head's figures at every alpha, with the scores that a rule gives.
-
-    Args:
-        sums: of the head, whose points are the alphas.
-        alphas: the grid.
-        rule: accuracy, with the negative log-likelihood among equals, by default.
-    """
-    figures = figures_of(sums, [{"alpha": alpha} for alpha in alphas], rule or Rule())
-    columns = {
-        column.name: tuple(getattr(point, column.name) for point in figures)
-        for column in fields(Point)
-    }
-    return AlphaRow(alphas=alphas, **columns)
 
 
 def _is_highest(logits: Tensor, target: Tensor) -> Tensor:

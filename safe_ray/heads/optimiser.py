@@ -46,18 +46,27 @@ class Moments:
 
 @dataclass(frozen=True)
 class PullToStart:
-    """Decay towards where training began, decoupled from the gradient as AdamW's is towards zero.
+    """What holds the candidates near where training began, in one of two ways, or both.
 
     With theta_0 the start, d the decay and lr the learning rate, each update begins with
-    `theta -= lr d (theta - theta_0)`.
+    `theta -= lr d (theta - theta_0)`, decoupled from the gradient as AdamW's decay towards zero is.
+    A penalty p adds `p |theta - theta_0|^2` to the loss, and so `2 p (theta - theta_0)` to the
+    gradient that AdamW scales (ProLIP, arXiv 2410.05270).
 
     Attributes:
         start: theta_0, which all candidates share.
         decays: d, one a candidate; 0 leaves it alone.
+        penalties: p, one a candidate; 0 leaves it alone. None is 0 for all.
     """
 
     start: HeadState
     decays: Sequence[float]
+    penalties: Sequence[float] | None = None
+
+    @property
+    def acts(self) -> bool:
+        """Whether any candidate is held."""
+        return any(self.decays) or any(self.penalties or ())
 
 
 class BankOptimiser:
@@ -93,11 +102,13 @@ class BankOptimiser:
         ]
         self._row_views: dict[tuple[int, str, int, int], tuple[Tensor, Tensor, Tensor]] = {}
         self._weight_decays = list(weight_decays)
-        self._pulls = list(pull.decays) if pull else [0.0] * len(bank)
+        nothing = [0.0] * len(bank)
+        self._pulls = list(pull.decays) if pull else nothing
+        self._penalties = list((pull.penalties if pull else None) or nothing)
         self._start = {
             name: pull.start[name].to(parameter.device, parameter.dtype)
             for name, parameter in self._parameters.items()
-            if pull and any(pull.decays)
+            if pull and pull.acts
         }
         # Of the update that is under way, counted from 1.
         self._steps = list(torch.ones(len(bank), device=bank.classifier.device).unbind())
@@ -131,12 +142,16 @@ class BankOptimiser:
 
         Args:
             candidate: its place in the bank.
-            gradients: parameters by name, which rows of each, and the gradients of those rows.
+            gradients: parameters by name, which rows of each, and the gradients of those rows,
+                which are used up.
             lr: the learning rate.
         """
         views = [self._rows(candidate, name, rows) for name, rows, _ in gradients]
         if not views:
             return
+        if penalty := self._penalties[candidate]:
+            for (name, rows, gradient), (weight, _, _) in zip(gradients, views, strict=True):
+                gradient.add_(weight - self._start[name][rows], alpha=2.0 * penalty)
         if self._pulls[candidate]:
             for (name, rows, _), (weight, _, _) in zip(gradients, views, strict=True):
                 weight.lerp_(self._start[name][rows], lr * self._pulls[candidate])

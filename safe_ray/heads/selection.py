@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from safe_ray.specs import AlphaRow, Metric
+from safe_ray.specs import Metric
 
 ChooseBy = Literal["metric", "nll", "nll_prior"]
 
@@ -86,20 +86,6 @@ def steps_of(metric: Metric, class_samples: Sequence[int]) -> int:
     if metric == "accuracy":
         return sum(sizes)
     return min(len(sizes) * math.lcm(*sizes), _MOST_STEPS)
-
-
-def best_point(row: AlphaRow, low: float = 0.0, high: float = 1.0) -> int:
-    """Return the index of the best alpha in `[low, high]`; of equal ones, the smallest.
-
-    Raises:
-        ValueError: no alpha of the row lies in the range.
-    """
-    allowed = [i for i, a in enumerate(row.alphas) if low - 1e-9 <= a <= high + 1e-9]
-    if not allowed:
-        raise ValueError(f"no alpha of the row lies between {low} and {high}")
-    return max(
-        allowed, key=lambda i: (row.score[i] if math.isfinite(row.score[i]) else -math.inf, -i)
-    )
 
 
 def shows_gain(gained: int, lost: int) -> bool:

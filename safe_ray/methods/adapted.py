@@ -149,7 +149,8 @@ class Adapted:
         }
         head = {name: tensor for name, tensor in state.items() if not name.startswith(_PREFIX)}
         support = Pooled(kept["original"], kept.get("tuned"))
-        return AdaptedTask(self, task, support, kept["labels"], head or None, kept.get("moved"))
+        labels = kept["labels"].long()
+        return AdaptedTask(self, task, support, labels, head or None, kept.get("moved"))
 
     def _views(self, features: Tensor) -> Tensor:
         """Return what the adapter sees of `[S, V, D]`: all views, or their mean as the only one."""

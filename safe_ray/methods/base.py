@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from safe_ray.errors import InputError
+from safe_ray.heads.artifact import HOW_TO_LOAD_METHOD
 from safe_ray.methods.features import Features
 from safe_ray.methods.knobs import Grid, KnobSums
 from safe_ray.poolings.base import HeadState
@@ -112,6 +113,16 @@ class Method(Protocol):
     def load(self, state: Mapping[str, Tensor], task: TaskData) -> Fitted:
         """Return what `state` described; `task` gives classifier and scale, and no support."""
         ...
+
+
+def how_to_load(module: str, options: Mapping[str, Any]) -> Sequence[str]:
+    """Return the lines of Python that use what a method keeps, as its cards carry them.
+
+    A method that can be used without this package says so with lines of its own, in an attribute
+    `how_to_load`.
+    """
+    lines: Sequence[str] = getattr(make_method(module, options), "how_to_load", HOW_TO_LOAD_METHOD)
+    return lines
 
 
 def make_method(module: str, options: Mapping[str, Any]) -> Method:

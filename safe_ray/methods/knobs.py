@@ -62,8 +62,15 @@ def sums_of_logits(
 
 @dataclass(frozen=True)
 class KnobTable:
-    """A `Point` at every point of a grid: what the sums come to."""
+    """A `Point` at every point of a grid: what the sums come to.
 
+    Attributes:
+        knobs: what the grid varies.
+        points: a value for each knob, the fixed ones included.
+        figures: what the sums come to at each point.
+    """
+
+    knobs: tuple[str, ...]
     points: tuple[dict[str, float], ...]
     figures: tuple[Point, ...]
 
@@ -71,7 +78,7 @@ class KnobTable:
     def of(cls, sums: KnobSums, grid: Grid, at: Mapping[str, float], rule: Rule) -> KnobTable:
         """Return the figures of a grid, with the score that a rule gives to each."""
         points = tuple({**at, **point} for point in points_of(grid))
-        return cls(points, figures_of(sums, points, rule))
+        return cls(tuple(grid), points, figures_of(sums, points, rule))
 
     @property
     def best(self) -> int:

@@ -21,6 +21,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from safe_ray.heads.artifact import HOW_TO_LOAD, HOW_TO_LOAD_METHOD
 from safe_ray.heads.bank import tuned_logits
 from safe_ray.heads.blending import blend_logits, sum_alpha_row
 from safe_ray.methods.base import Fitted, Recipe, TaskData, Values
@@ -56,6 +57,11 @@ class Tuned:
         """See `Method`."""
         one = isinstance(self.parameters, str)
         return Recipe((str(self.parameters),) if one else tuple(self.parameters))
+
+    @property
+    def how_to_load(self) -> Sequence[str]:
+        """The lines that use a head; a blend of features needs open_clip alone."""
+        return HOW_TO_LOAD if self.blend == "features" else HOW_TO_LOAD_METHOD
 
     def fit(self, task: TaskData, candidates: Sequence[Values]) -> Sequence[Fitted]:
         """See `Method`: the trained heads are all that there is to fit."""

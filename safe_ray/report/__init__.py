@@ -1,8 +1,6 @@
-"""What a sweep prints and writes when it ends: every task's result, and means over seeds."""
+"""What a sweep prints and writes: a result a task and method, and means over seeds."""
 
 from safe_ray.report.summary import (
-    Accuracies,
-    BestCandidate,
     Protocol,
     TaskResult,
     TestResult,
@@ -13,8 +11,6 @@ from safe_ray.report.summary import (
 from safe_ray.report.tables import print_table, write_report
 
 __all__ = [
-    "Accuracies",
-    "BestCandidate",
     "Protocol",
     "TaskResult",
     "TestResult",

@@ -1,4 +1,4 @@
-"""`summary.json`: a list with one entry a task, and the typed value behind an entry."""
+"""`summary.json`: a list with one entry a task and method, and the typed value behind an entry."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from safe_ray.files import write_atomically
 from safe_ray.specs import Metric
 
 SUMMARY_FILE = "summary.json"
+ZERO_SHOT = "zero_shot"
+"""The key of the untouched model, and the name of the method that leaves it untouched."""
 
-
-@dataclass(frozen=True)
-class BestCandidate:
-    """The winning candidate's hyper-parameters."""
-
-    lr: float
-    weight_decay: float
-    epochs: int
-    alpha: float
+# An entry's accuracies on its own test split stand in the entry itself.
+_TEST_KEYS = {
+    "test": "accuracy",
+    "test_mean_per_class": "mean_per_class",
+    "test_ece": "ece",
+    "test_samples": "samples",
+}
 
 
 @dataclass(frozen=True)
@@ -49,46 +49,28 @@ class ValidationResult:
 
 
 @dataclass(frozen=True)
-class Accuracies:
-    """What is compared, by one metric, 0 to 1.
-
-    Attributes:
-        zero_shot: of the untouched model (alpha = 0).
-        tuned_only: of the tuned pooling alone (alpha = 1).
-        safe: of the blend at the chosen alpha.
-    """
-
-    zero_shot: float
-    tuned_only: float
-    safe: float
-
-
-@dataclass(frozen=True)
 class TestResult:
-    """Accuracies, 0 to 1, on the whole test split.
+    """What is measured on a whole test split.
+
+    Each mapping has the key `zero_shot`, for the untouched model, and the method's name.
 
     Attributes:
-        zero_shot: of the untouched model (alpha = 0).
-        tuned_only: of the tuned pooling alone (alpha = 1).
-        safe: of the blend at the chosen alpha.
+        accuracy: 0 to 1, over all test images.
+        mean_per_class: 0 to 1, the mean over the classes with test images of the accuracy in each.
+        ece: 0 to 1, the expected calibration error over 15 bins of equal width.
         samples: how many test images.
-        mean_per_class: the same three by the mean over the classes of the accuracy in each, for
-            classes with test images.
     """
 
-    zero_shot: float
-    tuned_only: float
-    safe: float
+    accuracy: dict[str, float]
+    mean_per_class: dict[str, float]
+    ece: dict[str, float]
     samples: int
-    mean_per_class: Accuracies
 
     __test__ = False
 
-    def by(self, metric: Metric) -> Accuracies:
-        """Return the three by that metric."""
-        if metric == "mean_per_class":
-            return self.mean_per_class
-        return Accuracies(self.zero_shot, self.tuned_only, self.safe)
+    def by(self, metric: Metric) -> dict[str, float]:
+        """Return the accuracies by that metric."""
+        return self.mean_per_class if metric == "mean_per_class" else self.accuracy
 
 
 @dataclass(frozen=True)
@@ -122,58 +104,80 @@ class Protocol:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One task's entry in `summary.json`.
+    """What one method came to in one task: an entry in `summary.json`.
 
     Attributes:
+        method: the method's name, such as `safe`.
+        title: what tables call it, such as `SAFE`.
+        backbone: the name of the model that was adapted.
+        best: the winning candidate's values (`lr`, `epochs`, ...) and its knobs (`alpha`, ...), by
+            name; a method that searches nothing has none.
         targets: of the head on the test-only data sets that were asked for, by their names.
         head: folder of the winning head, with '/' and relative to the folder of `summary.json`, so
-            that a sweep's folder can be moved.
+            that a sweep's folder can be moved; None for a method that keeps nothing.
         mlflow_run_id: the task's run, or None when nothing was tracked.
     """
 
     dataset: str
     shots: int
     seed: int
+    method: str
+    title: str
+    backbone: str
     episode_digest: str
-    best: BestCandidate
+    best: dict[str, float]
     validation: ValidationResult
     test: TestResult
     targets: dict[str, TestResult]
     protocol: Protocol
-    head: str
+    head: str | None
     mlflow_run_id: str | None
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as plain JSON values; what is not finite becomes null."""
-        return _finite(asdict(self))
+        entry: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            if name == "test":
+                entry |= {key: value[field] for key, field in _TEST_KEYS.items()}
+            else:
+                entry[name] = value
+        return _finite(entry)
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> TaskResult:
         """Return the result that `to_json` wrote.
 
         Raises:
-            InputError: a key is missing or unknown, or a value has the wrong type.
+            InputError: a key is missing or unknown, a value has the wrong type, or a test has no
+                number for zero-shot or for the method.
         """
-        values = _read(cls, entry, "entry")
-        return cls(
+        fields = _fields(cls)
+        fields.pop("test")
+        of_test = {key: _fields(TestResult)[field] for key, field in _TEST_KEYS.items()}
+        values = _read({**fields, **of_test}, entry, "entry")
+        test = TestResult(**{field: values.pop(key) for key, field in _TEST_KEYS.items()})
+        made = cls(
             **{
                 **values,
-                "best": BestCandidate(**_read(BestCandidate, values["best"], "best")),
                 "validation": ValidationResult(
-                    **_read(ValidationResult, values["validation"], "validation")
+                    **_read(_fields(ValidationResult), values["validation"], "validation")
                 ),
-                "test": _read_test(values["test"], "test"),
+                "test": test,
                 "targets": {
-                    name: _read_test(value, f"target {name}")
+                    name: TestResult(**_read(_fields(TestResult), value, f"target {name}"))
                     for name, value in values["targets"].items()
                 },
-                "protocol": Protocol(**_read(Protocol, values["protocol"], "protocol")),
+                "protocol": Protocol(**_read(_fields(Protocol), values["protocol"], "protocol")),
             }
         )
+        _check_methods(made.test, made.method, "test")
+        for name, target in made.targets.items():
+            _check_methods(target, made.method, f"target {name}")
+        return made
 
 
 def write_summary(results: Sequence[TaskResult], folder: Path) -> Path:
-    """Write `summary.json`, sorted by data set, shots and seed, and return its path."""
+    """Write `summary.json`, in the order of `in_order`, and return its path."""
     file = folder / SUMMARY_FILE
     entries = [result.to_json() for result in in_order(results)]
     write_atomically(file, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
@@ -207,28 +211,32 @@ def read_summary(file: Path) -> list[TaskResult]:
 
 
 def in_order(results: Sequence[TaskResult]) -> list[TaskResult]:
-    """Return the results sorted by data set, shots and seed."""
+    """Return the results sorted by data set, shots and seed.
+
+    The methods of a task keep the order in which they are given.
+    """
     return sorted(results, key=lambda result: (result.dataset, result.shots, result.seed))
 
 
 # `asdict` and these types are all that JSON needs to be read back without guessing.
+_NUMBERS = "dict[str, float]"
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "str | None": (str, type(None)),
     "int": (int,),
     "float": (int, float, type(None)),
     "bool": (bool,),
+    _NUMBERS: (Mapping,),
+    "dict[str, TestResult]": (Mapping,),
 }
 
 
-def _read_test(entry: Any, where: str) -> TestResult:
-    values = _read(TestResult, entry, where)
-    inner = _read(Accuracies, values["mean_per_class"], f"mean_per_class of {where}")
-    return TestResult(**{**values, "mean_per_class": Accuracies(**inner)})
+def _fields(kind: type) -> dict[str, str]:
+    """Return a dataclass's fields, each with its type as it is written."""
+    return {name: str(text) for name, text in kind.__annotations__.items()}
 
 
-def _read(kind: type, entry: Any, where: str) -> dict[str, Any]:
-    fields = {name: str(text) for name, text in kind.__annotations__.items()}
+def _read(fields: Mapping[str, str], entry: Any, where: str) -> dict[str, Any]:
     if not isinstance(entry, Mapping):
         raise InputError(f"{where} is {entry!r}, not an object: run the sweep again.")
     if set(entry) != set(fields):
@@ -238,17 +246,34 @@ def _read(kind: type, entry: Any, where: str) -> dict[str, Any]:
             f"{where} lacks {missing} and has the unknown {unknown}: it was written by another "
             "version, so run the sweep again."
         )
-    values: dict[str, Any] = dict(entry)
-    for name, text in fields.items():
-        expected = _TYPES.get(text)
-        if expected is None:
-            continue
-        value: Any = values[name]
-        if not isinstance(value, expected) or isinstance(value, bool) != (text == "bool"):
-            raise InputError(f"{name} of {where} is {value!r}, not a {text}: run the sweep again.")
-        if text == "float":
-            values[name] = math.nan if value is None else float(values[name])
-    return values
+    return {name: _value(text, entry[name], name, where) for name, text in fields.items()}
+
+
+def _value(text: str, value: Any, name: str, where: str) -> Any:
+    expected = _TYPES.get(text)
+    if expected is None:
+        return value
+    fits: bool = isinstance(value, expected)
+    if not fits or isinstance(value, bool) != (text == "bool"):
+        kind = "mapping" if expected == (Mapping,) else text
+        raise InputError(f"{name} of {where} is {value!r}, not a {kind}: run the sweep again.")
+    if text == "float":
+        return math.nan if value is None else float(value)
+    if text == _NUMBERS:
+        return {
+            key: _value("float", item, key, f"{name} of {where}") for key, item in value.items()
+        }
+    return value
+
+
+def _check_methods(test: TestResult, method: str, where: str) -> None:
+    """Refuse a test that is not of zero-shot and of the method, and of these alone."""
+    expected = sorted({ZERO_SHOT, method})
+    for name, values in asdict(test).items():
+        if isinstance(values, dict) and sorted(values) != expected:
+            raise InputError(
+                f"{name} of {where} is of {sorted(values)}, not of {expected}: run the sweep again."
+            )
 
 
 def _finite(value: Any) -> Any:

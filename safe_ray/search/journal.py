@@ -1,4 +1,4 @@
-"""The sweep's Optuna journal: one study a task, for `optuna-dashboard` and for later analysis.
+"""The sweep's Optuna journal: a study a task and group of methods, for `optuna-dashboard`.
 
 The outcomes on disk are the truth and the journal follows them: a driver that was killed while it
 wrote leaves at most a torn last line and a stale lock, which the next driver removes before it
@@ -23,11 +23,16 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, Jour
 from optuna.trial import FrozenTrial
 
 from safe_ray.search.space import SearchSpace, trials_of_bank
-from safe_ray.training.job import BankOutcome
+from safe_ray.training.outcome import BankOutcome
 
 FILE_NAME = "optuna-journal.log"
 
 _Entry = dict[str, Any]
+
+
+def study_name(task_id: str, group: str) -> str:
+    """Return what the study of a task and a group of methods is called."""
+    return f"{task_id}-{group}"
 
 
 class Journal:
@@ -54,12 +59,12 @@ class Journal:
         self._studies: dict[str, int] = {}
         self._trials: Counter[tuple[int, int]] = Counter()
 
-    def record(self, space: SearchSpace, outcome: BankOutcome, row_points: int) -> None:
-        """Add the trials of a finished bank to its task's study; those already there stay."""
+    def record(self, space: SearchSpace, outcome: BankOutcome) -> None:
+        """Add the trials of a finished bank to its study; those already there stay."""
         if self._lost:
             return
         try:
-            self._record(space, outcome, row_points)
+            self._record(space, outcome)
         except OSError as error:
             # What follows a torn line would be read as a part of it.
             self._lost = True
@@ -68,12 +73,13 @@ class Journal:
                 "completes it."
             )
 
-    def _record(self, space: SearchSpace, outcome: BankOutcome, row_points: int) -> None:
+    def _record(self, space: SearchSpace, outcome: BankOutcome) -> None:
         self._catch_up()
-        study = self._studies.get(outcome.task_id)
+        name = study_name(outcome.task_id, outcome.group)
+        study = self._studies.get(name)
         there = 0 if study is None else self._trials[study, outcome.bank]
-        trials = trials_of_bank(space, outcome, row_points)[there:]
-        creation, *additions = _entries(outcome.task_id, trials)
+        trials = trials_of_bank(space, outcome)[there:]
+        creation, *additions = _entries(name, trials)
         number = self._created if study is None else study
         entries = [{**entry, "study_id": number} for entry in additions]
         if study is None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray.tune.search import Searcher
 
 from safe_ray.errors import DamagedFileError, InputError
 from safe_ray.files import read_record, write_record
 from safe_ray.search.failures import Failure, failure_of
+from safe_ray.search.groups import Group
 from safe_ray.search.sizing import bank_sizes
 from safe_ray.search.space import SearchSpace, suggest_bank, task_seed
-from safe_ray.specs import HyperParameters, Task
-from safe_ray.training.job import OUTCOME, BankJob, BankOutcome
+from safe_ray.specs import MethodSpec, Task, Values
+from safe_ray.training.job import BankJob
+from safe_ray.training.outcome import OUTCOME, BankOutcome
 
 JOB = "job.json"
 SHARE = "share"
@@ -31,10 +33,9 @@ class SearchOptions:
     """How the candidates of each task are handed out.
 
     Attributes:
-        candidates: heads to train for each task.
-        bank: heads of a bank; the last bank of a task may have fewer.
-        banks_in_flight: banks of one task that may be in training at once.
-        row_points: points of a head's alpha row that its study is told beside its own.
+        candidates: of each task and group of methods that searches anything; others have one.
+        bank: candidates of a bank; the last bank may have fewer.
+        banks_in_flight: banks of one study that may be in training at once.
         seed: seeds every task's suggestions.
         checkpoint_seconds: the least time between two checkpoints of a bank.
         before: the candidates that earlier commands of the sweep asked for, rising; their banks
@@ -44,78 +45,97 @@ class SearchOptions:
     candidates: int
     bank: int
     banks_in_flight: int
-    row_points: int
     seed: int
     checkpoint_seconds: float
     before: tuple[int, ...] = ()
 
-    @property
-    def banks(self) -> int:
-        """Banks of each task."""
-        return len(self._sizes)
-
-    def size(self, bank: int) -> int:
-        """Return how many candidates a bank of a task has."""
-        return self._sizes[bank]
+    def sizes(self, group: Group) -> tuple[int, ...]:
+        """Return how many candidates each bank of a group has, for one task."""
+        return self._searched if group.space.is_searched else (1,)
 
     @cached_property
-    def _sizes(self) -> tuple[int, ...]:
+    def _searched(self) -> tuple[int, ...]:
         return bank_sizes((*self.before, self.candidates), self.bank)
 
 
+class StudyId(NamedTuple):
+    """The candidates of one group of methods for one task."""
+
+    task_id: str
+    group: str
+
+
 @dataclass
-class _TaskProgress:
-    """The banks of one task: handed out, finished, and given up.
+class _Study:
+    """The banks of one study: handed out, finished, and given up.
 
     Their candidates and outcomes stay on disk, so that a sweep's tasks cost the driver next to no
     memory.
+
+    Attributes:
+        id: which task and which methods.
+        group: the methods.
+        space: what is searched.
+        sizes: how many candidates each bank has.
     """
 
-    task: Task
+    id: StudyId
+    group: Group
+    space: SearchSpace
+    sizes: tuple[int, ...]
     handed_out: int = 0
     finished: set[int] = field(default_factory=set)
     given_up: dict[int, Failure] = field(default_factory=dict)
 
     @property
-    def task_id(self) -> str:
-        return self.task.id
+    def banks(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def is_settled(self) -> bool:
+        return all(map(self.settled, range(self.banks)))
 
     def settled(self, bank: int) -> bool:
         return bank in self.finished or bank in self.given_up
 
 
-class _Outcomes(Mapping[str, list[BankOutcome]]):
-    """The finished banks of each task, read when they are asked for."""
+def _study(task: Task, group: Group, options: SearchOptions) -> _Study:
+    space = group.space.for_shots(task.shots)
+    return _Study(StudyId(task.id, group.name), group, space, options.sizes(group))
 
-    def __init__(self, tasks: Sequence[str], read: Callable[[str], list[BankOutcome]]) -> None:
-        self._tasks = dict.fromkeys(tasks)
+
+class _Outcomes(Mapping[StudyId, list[BankOutcome]]):
+    """The finished banks of each study, read when they are asked for."""
+
+    def __init__(
+        self, studies: Mapping[StudyId, _Study], read: Callable[[_Study], list[BankOutcome]]
+    ) -> None:
+        self._studies = studies
         self._read = read
 
-    def __getitem__(self, task_id: str) -> list[BankOutcome]:
-        if task_id not in self._tasks:
-            raise KeyError(task_id)
-        return self._read(task_id)
+    def __getitem__(self, study: StudyId) -> list[BankOutcome]:
+        return self._read(self._studies[study])
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tasks)
+    def __iter__(self) -> Iterator[StudyId]:
+        return iter(self._studies)
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._studies)
 
 
 class BankSearcher(Searcher):
     """Hands out one bank a trial, so that a cluster is full.
 
-    All tasks take turns.
+    All studies take turns; a study is a task with a group of methods.
 
-    Bank `b` of a task is suggested when the banks up to `b - banks_in_flight` are settled, and
+    Bank `b` of a study is suggested when the banks up to `b - banks_in_flight` are settled, and
     from these alone, whatever else has ended by then: a sweep's suggestions do not depend on the
     timing of its trials. What is finished on disk is taken over and not trained again.
 
     Args:
         sweep: the sweep's folder.
         tasks: the tasks, in the order in which to take them.
-        space: what is searched.
+        groups: the methods, by what they share.
         options: how the candidates are handed out.
         on_bank: called on the driver for each finished bank (also for those found on disk).
         on_share: called now and then with the candidates' worth of training that unfinished banks
@@ -127,7 +147,7 @@ class BankSearcher(Searcher):
         self,
         sweep: Path,
         tasks: Sequence[Task],
-        space: SearchSpace,
+        groups: Sequence[Group],
         options: SearchOptions,
         on_bank: Callable[[BankJob, BankOutcome], None],
         on_share: Callable[[float], None] | None = None,
@@ -135,7 +155,6 @@ class BankSearcher(Searcher):
     ) -> None:
         super().__init__(metric="finished", mode="max")
         self._sweep = sweep
-        self._space = space
         self._options = options
         self._on_bank = on_bank
         self._on_share = on_share
@@ -145,30 +164,37 @@ class BankSearcher(Searcher):
         self._failures: dict[str, Failure] = {}
         self._last: dict[str, Failure] = {}
         self._stopped: Failure | None = None
-        self._tasks = {task.id: _TaskProgress(task) for task in tasks}
-        self._order = list(self._tasks.values())
-        for progress in self._tasks.values():
-            self._take_over(progress)
+        self._studies = {
+            study.id: study
+            for group in groups
+            for task in tasks
+            for study in [_study(task, group, options)]
+        }
+        for study in self._studies.values():
+            self._take_over(study)
 
     @property
-    def outcomes(self) -> Mapping[str, list[BankOutcome]]:
-        """The finished banks of each task, in order; a task's are read when it is looked up."""
-        return _Outcomes(list(self._tasks), self._finished)
+    def outcomes(self) -> Mapping[StudyId, list[BankOutcome]]:
+        """The finished banks of each study, in order; they are read when it is looked up."""
+        return _Outcomes(self._studies, self._finished)
+
+    def methods(self, study: StudyId) -> tuple[MethodSpec, ...]:
+        """Return the methods that are fitted to a study's candidates."""
+        return self._studies[study].group.methods
 
     @property
-    def given_up(self) -> Mapping[str, Mapping[int, Failure]]:
-        """The banks of each task that could not be trained, with the reason."""
-        return {t: dict(p.given_up) for t, p in self._tasks.items() if p.given_up}
+    def given_up(self) -> Mapping[StudyId, Mapping[int, Failure]]:
+        """The banks of each study that could not be trained, with the reason."""
+        return {s.id: dict(s.given_up) for s in self._studies.values() if s.given_up}
 
     @property
     def complete(self) -> bool:
-        """Whether every bank of every task is settled."""
-        banks = range(self._options.banks)
-        return all(all(map(progress.settled, banks)) for progress in self._order)
+        """Whether every bank of every study is settled."""
+        return all(study.is_settled for study in self._studies.values())
 
-    def is_settled(self, task_id: str) -> bool:
-        """Whether every bank of a task is finished or given up."""
-        return all(map(self._tasks[task_id].settled, range(self._options.banks)))
+    def is_settled(self, study: StudyId) -> bool:
+        """Whether every bank of a study is finished or given up."""
+        return self._studies[study].is_settled
 
     @property
     def stopped(self) -> Failure | None:
@@ -187,14 +213,14 @@ class BankSearcher(Searcher):
     def _suggest(self, trial_id: str) -> Any:
         if self._stopped is not None:
             return Searcher.FINISHED
-        for progress in self._in_turn():
-            if self._ready(progress):
-                job = self._next_job(progress)
-                progress.handed_out += 1
-                self._skip_settled(progress)
+        for study in self._in_turn():
+            if self._ready(study):
+                job = self._next_job(study)
+                study.handed_out += 1
+                self._skip_settled(study)
                 self._running[trial_id] = job
                 return {"job": job.to_json()}
-        waiting = any(p.handed_out < self._options.banks for p in self._order)
+        waiting = any(study.handed_out < study.banks for study in self._studies.values())
         return None if waiting else Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -228,14 +254,14 @@ class BankSearcher(Searcher):
         failure = self._failures.pop(trial_id, last)
         if job is None:
             return
-        progress = self._tasks[job.task_id]
+        study = self._studies[StudyId(job.task_id, job.group)]
         outcome = self._sound_outcome(job)
         if outcome is None:
-            progress.given_up[job.bank] = failure
-            self._skip_settled(progress)
+            study.given_up[job.bank] = failure
+            self._skip_settled(study)
             return
-        progress.finished.add(job.bank)
-        self._skip_settled(progress)
+        study.finished.add(job.bank)
+        self._skip_settled(study)
         self._on_bank(job, outcome)
         self._tell_share()
 
@@ -253,14 +279,14 @@ class BankSearcher(Searcher):
         if self._on_share is not None:
             self._on_share(sum(self._shares.values()))
 
-    def _take_over(self, progress: _TaskProgress) -> None:
-        for bank in range(self._options.banks):
-            outcome = self._sound_outcome(self._job(progress.task_id, bank))
+    def _take_over(self, study: _Study) -> None:
+        for bank in range(study.banks):
+            outcome = self._sound_outcome(self._job(study, bank))
             if outcome is not None:
-                progress.finished.add(bank)
-                candidates = [each.hyper_parameters for each in outcome.candidates]
-                self._on_bank(self._job(progress.task_id, bank, candidates), outcome)
-        self._skip_settled(progress)
+                study.finished.add(bank)
+                candidates = [each.values for each in outcome.candidates]
+                self._on_bank(self._job(study, bank, candidates), outcome)
+        self._skip_settled(study)
 
     def _sound_outcome(self, job: BankJob) -> BankOutcome | None:
         """Return a bank's outcome; one that is damaged is removed, so that the bank is trained."""
@@ -271,65 +297,63 @@ class BankSearcher(Searcher):
             self._say(f"{job.folder / OUTCOME} was damaged: its bank is trained again.")
             return None
 
-    def _skip_settled(self, progress: _TaskProgress) -> None:
-        while progress.handed_out < self._options.banks and progress.settled(progress.handed_out):
-            progress.handed_out += 1
+    def _skip_settled(self, study: _Study) -> None:
+        while study.handed_out < study.banks and study.settled(study.handed_out):
+            study.handed_out += 1
 
-    def _in_turn(self) -> list[_TaskProgress]:
-        """Return the tasks that may be in training, the one to go on with first."""
-        # The task with the fewest banks goes first, so that all tasks advance together.
-        return sorted(self._order, key=lambda progress: progress.handed_out)
+    def _in_turn(self) -> list[_Study]:
+        """Return the studies that may be in training, the one to go on with first."""
+        # The study with the fewest banks goes first, so that all tasks advance together.
+        return sorted(self._studies.values(), key=lambda study: study.handed_out)
 
-    def _ready(self, progress: _TaskProgress) -> bool:
-        bank = progress.handed_out
-        if bank >= self._options.banks:
+    def _ready(self, study: _Study) -> bool:
+        bank = study.handed_out
+        if bank >= study.banks:
             return False
         needed = bank - self._options.banks_in_flight
-        return all(progress.settled(earlier) for earlier in range(needed + 1))
+        return all(study.settled(earlier) for earlier in range(needed + 1))
 
-    def _next_job(self, progress: _TaskProgress) -> BankJob:
-        bank = progress.handed_out
+    def _next_job(self, study: _Study) -> BankJob:
+        bank = study.handed_out
         options = self._options
         seen = max(0, bank - options.banks_in_flight + 1)
-        job = self._read_job(progress.task_id, bank)
+        job = self._read_job(study, bank)
         if job is None:
-            pending = [self._read_job(progress.task_id, earlier) for earlier in range(seen, bank)]
+            pending = [self._read_job(study, earlier) for earlier in range(seen, bank)]
             candidates = suggest_bank(
-                self._space,
-                self._finished(progress.task_id, before=seen),
+                study.space,
+                self._finished(study, before=seen),
                 [earlier.candidates for earlier in pending if earlier is not None],
-                options.size(bank),
-                task_seed(options.seed, progress.task_id),
-                options.row_points,
+                study.sizes[bank],
+                task_seed(options.seed, study.id.task_id),
             )
-            job = self._job(progress.task_id, bank, candidates)
-            write_record(job.folder / JOB, {"candidates": [asdict(c) for c in candidates]})
+            job = self._job(study, bank, candidates)
+            write_record(job.folder / JOB, {"candidates": candidates})
         return job
 
-    def _finished(self, task_id: str, before: int | None = None) -> list[BankOutcome]:
-        """Read a task's finished banks, or of these the ones before a bank."""
+    def _finished(self, study: _Study, before: int | None = None) -> list[BankOutcome]:
+        """Read a study's finished banks, or of these the ones before a bank."""
         found = (
-            BankOutcome.load(self._job(task_id, bank).folder)
-            for bank in sorted(self._tasks[task_id].finished)
+            BankOutcome.load(self._job(study, bank).folder)
+            for bank in sorted(study.finished)
             if before is None or bank < before
         )
         return [outcome for outcome in found if outcome is not None]
 
-    def _job(self, task_id: str, bank: int, candidates: Sequence[HyperParameters] = ()) -> BankJob:
-        return BankJob(
-            str(self._sweep), task_id, bank, tuple(candidates), self._options.checkpoint_seconds
-        )
+    def _job(self, study: _Study, bank: int, candidates: Sequence[Values] = ()) -> BankJob:
+        seconds = self._options.checkpoint_seconds
+        return BankJob(str(self._sweep), *study.id, bank, tuple(candidates), seconds)
 
-    def _read_job(self, task_id: str, bank: int) -> BankJob | None:
+    def _read_job(self, study: _Study, bank: int) -> BankJob | None:
         """Return the bank that an earlier run of the sweep handed out, or None.
 
         The outcome of a finished bank holds its candidates, too. Those of another are made again
         where their file is damaged, for they follow from the outcomes before them alone.
         """
-        job = self._job(task_id, bank)
-        outcome = BankOutcome.load(job.folder) if bank in self._tasks[task_id].finished else None
+        job = self._job(study, bank)
+        outcome = BankOutcome.load(job.folder) if bank in study.finished else None
         if outcome is not None:
-            return replace(job, candidates=tuple(c.hyper_parameters for c in outcome.candidates))
+            return replace(job, candidates=tuple(each.values for each in outcome.candidates))
         try:
             record = read_record(job.folder / JOB)
         except DamagedFileError:
@@ -337,16 +361,20 @@ class BankSearcher(Searcher):
             return None
         if record is None:
             return None
-        candidates = tuple(HyperParameters(**c) for c in record["candidates"])
-        return replace(job, candidates=candidates)
+        return replace(job, candidates=tuple(record["candidates"]))
 
 
 def size_of_first_bank(sweep: Path) -> int | None:
-    """Return how many candidates the sweep's first banks have; None if there is none to be read."""
-    for folder in sorted(sweep.glob("banks/*/bank-000")):
+    """Return how many candidates the sweep's first banks have; None if there is none to be read.
+
+    Methods that search nothing have one candidate, which says nothing of the others.
+    """
+    sizes = []
+    for folder in sorted(sweep.glob("banks/*/*/bank-000")):
         for name in (OUTCOME, JOB):
             with contextlib.suppress(DamagedFileError):
                 record = read_record(folder / name)
                 if record is not None:
-                    return len(record["candidates"])
-    return None
+                    sizes.append(len(record["candidates"]))
+                    break
+    return max(sizes, default=None)

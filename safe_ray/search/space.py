@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
@@ -18,67 +19,68 @@ from optuna.samplers import BaseSampler, QMCSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from safe_ray.files import sha256_hex
-from safe_ray.specs import HyperParameters
-from safe_ray.training.job import BankOutcome, CandidateOutcome
+from safe_ray.specs import Range, Values
+from safe_ray.training.outcome import BankOutcome, CandidateOutcome, Fit
 
-NAMES = ("lr", "weight_decay", "epochs", "alpha")
+PER_SHOT: Final = "1/shots"
+"""A quantity that is one over the shots of the task."""
 
-
-@dataclass(frozen=True)
-class Range:
-    """An interval to search, on a logarithmic scale if `log`."""
-
-    low: float
-    high: float
-    log: bool = False
+Quantity = Range | float | Literal["1/shots"]
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Each hyper-parameter is a `Range` to search or a number that stays fixed.
+    """What the candidates of a group of methods are made of.
 
     Attributes:
-        alphas: the grid on which every head is evaluated; a searched alpha lies on it.
+        quantities: each is a `Range` to search, a number that stays fixed, or `PER_SHOT`.
+        knobs: the values that each knob of the group's first method may take. They are solved and
+            not searched; a study is told what they came to.
+        method: the first method's name, whose score the search maximises.
     """
 
-    lr: Range | float
-    weight_decay: Range | float
-    epochs: Range | int
-    alpha: Range | float
-    alphas: tuple[float, ...]
+    quantities: Mapping[str, Quantity]
+    knobs: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    method: str = "safe"
 
     @property
-    def alpha_bounds(self) -> tuple[float, float]:
-        """The smallest and the largest alpha that may be chosen."""
-        if isinstance(self.alpha, Range):
-            return self.alpha.low, self.alpha.high
-        return self.alpha, self.alpha
+    def is_searched(self) -> bool:
+        """Whether two candidates could differ."""
+        return any(isinstance(value, Range) for value in self.quantities.values())
+
+    def for_shots(self, shots: int) -> SearchSpace:
+        """Return the space of a task, whose shots are known."""
+        known = {
+            name: 1.0 / shots if value == PER_SHOT else value
+            for name, value in self.quantities.items()
+        }
+        return replace(self, quantities=known)
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Return Optuna's distributions of the searched hyper-parameters."""
+        """Return Optuna's distributions of what is searched, and of the knobs that are open."""
         found: dict[str, BaseDistribution] = {}
-        for name in ("lr", "weight_decay"):
-            value = getattr(self, name)
-            if isinstance(value, Range):
+        for name, value in self.quantities.items():
+            if isinstance(value, Range) and value.integer:
+                found[name] = IntDistribution(int(value.low), int(value.high), log=value.log)
+            elif isinstance(value, Range):
                 found[name] = FloatDistribution(value.low, value.high, log=value.log)
-        if isinstance(self.epochs, Range):
-            low, high = int(self.epochs.low), int(self.epochs.high)
-            found["epochs"] = IntDistribution(low, high, log=self.epochs.log)
-        if isinstance(self.alpha, Range):
-            found["alpha"] = FloatDistribution(self.alpha.low, self.alpha.high)
+        for name, values in self.knobs.items():
+            if len(values) > 1:
+                found[name] = FloatDistribution(min(values), max(values))
         return found
 
-    def complete(self, suggested: Mapping[str, float]) -> HyperParameters:
-        """Fill a suggestion up with the fixed values, and move its alpha onto the grid."""
-        values = {name: suggested.get(name, getattr(self, name)) for name in NAMES}
-        low, high = self.alpha_bounds
-        grid = [alpha for alpha in self.alphas if low - 1e-9 <= alpha <= high + 1e-9]
-        return HyperParameters(
-            lr=float(values["lr"]),
-            weight_decay=float(values["weight_decay"]),
-            epochs=int(values["epochs"]),
-            alpha=min(grid, key=lambda alpha: abs(alpha - values["alpha"])),
-        )
+    def complete(self, suggested: Mapping[str, float]) -> dict[str, float]:
+        """Return a candidate: what is suggested of the quantities, and those that are fixed.
+
+        Raises:
+            ValueError: a quantity depends on the shots, and `for_shots` was not asked for.
+        """
+        candidate: dict[str, float] = {}
+        for name, value in self.quantities.items():
+            if isinstance(value, str):
+                raise ValueError(f"{name} is {value}, and the shots are not known")
+            candidate[name] = suggested[name] if isinstance(value, Range) else value
+        return candidate
 
 
 def task_seed(seed: int, task_id: str) -> int:
@@ -89,12 +91,11 @@ def task_seed(seed: int, task_id: str) -> int:
 def suggest_bank(
     space: SearchSpace,
     finished: Sequence[BankOutcome],
-    pending: Sequence[Sequence[HyperParameters]],
+    pending: Sequence[Sequence[Values]],
     size: int,
     seed: int,
-    row_points: int,
-) -> list[HyperParameters]:
-    """Suggest the candidates of a task's next bank.
+) -> list[dict[str, float]]:
+    """Suggest the candidates of the next bank of a task.
 
     Args:
         space: what is searched.
@@ -102,12 +103,12 @@ def suggest_bank(
         pending: candidates of earlier banks that are still being trained.
         size: how many candidates to suggest.
         seed: the task's; each bank derives its own from it.
-        row_points: see `trials_of_bank`.
 
     Returns:
         `size` candidates: scrambled Sobol points for the first bank (Optuna's `QMCSampler`), the
         multivariate tree-structured Parzen estimator for the later ones (`TPESampler`; Bergstra
-        et al., 2011), which takes the pending candidates for poor ones so as not to repeat them.
+        et al., 2011). It takes the pending candidates, and those of the same bank, for poor ones
+        (its constant liar), so as not to repeat them.
     """
     distributions = space.distributions()
     place = len(finished) + len(pending)
@@ -119,93 +120,80 @@ def suggest_bank(
         if place == 0:
             sampler = QMCSampler(scramble=True, seed=derived, warn_independent_sampling=False)
         else:
-            sampler = TPESampler(multivariate=True, seed=derived)
+            sampler = TPESampler(
+                multivariate=True, constant_liar=True, n_startup_trials=1, seed=derived
+            )
         study = optuna.create_study(direction="maximize", sampler=sampler)
-    for outcome in finished:
-        study.add_trials(trials_of_bank(space, outcome, row_points))
+    study.add_trials(trials_of_banks(space, finished))
     for candidates in pending:
         study.add_trials([_running(space, candidate) for candidate in candidates])
     return [space.complete(study.ask(distributions).params) for _ in range(size)]
 
 
-def trials_of_bank(space: SearchSpace, outcome: BankOutcome, row_points: int) -> list[FrozenTrial]:
-    """Return a bank's outcome as Optuna trials.
+def trials_of_banks(space: SearchSpace, outcomes: Sequence[BankOutcome]) -> list[FrozenTrial]:
+    """Return the outcomes of a task's banks as Optuna trials, one a candidate.
 
-    A trained head answers for its whole alpha row, so each candidate yields its suggested alpha,
-    its best one, and up to `row_points` more that are evenly spaced; all of 101 would only slow
-    the sampler down. The value is the point's score. A failed candidate yields a failed trial.
+    A trial's value is the score of the group's first method, with the knobs that the validation
+    samples decided. A candidate that diverged is told as worse, by 1, than the worst of those
+    before it and beside it: an estimator that did not hear of it would suggest its like again.
     """
     return [
         trial
-        for candidate in outcome.candidates
-        for trial in _trials_of_candidate(space, outcome, candidate, row_points)
+        for place, outcome in enumerate(outcomes)
+        for trial in trials_of_bank(space, outcome, outcomes[:place])
     ]
 
 
-def _trials_of_candidate(
-    space: SearchSpace, outcome: BankOutcome, candidate: CandidateOutcome, row_points: int
+def trials_of_bank(
+    space: SearchSpace, outcome: BankOutcome, before: Sequence[BankOutcome] = ()
 ) -> list[FrozenTrial]:
+    """Return one bank's part of `trials_of_banks`; `before` are the banks that precede it."""
+    scores = [
+        fit.point.score
+        for each in (*before, outcome)
+        for candidate in each.candidates
+        if (fit := candidate.fits.get(space.method)) is not None
+    ]
+    poor = min(scores, default=0.0) - 1.0
+    return [_trial(space, outcome, candidate, poor) for candidate in outcome.candidates]
+
+
+def _trial(
+    space: SearchSpace, outcome: BankOutcome, candidate: CandidateOutcome, poor: float
+) -> FrozenTrial:
+    distributions = space.distributions()
     about = {"task": outcome.task_id, "bank": outcome.bank, "slot": candidate.slot}
-    distributions = space.distributions()
-    if candidate.row is None or candidate.best is None:
-        parameters = _parameters(distributions, candidate.hyper_parameters)
-        return [
-            create_trial(
-                params=parameters,
-                distributions=distributions,
-                state=TrialState.FAIL,
-                user_attrs={**about, "point": "failed"},
-            )
-        ]
-    row = candidate.row
-    suggested = min(
-        range(len(row.alphas)),
-        key=lambda i: abs(row.alphas[i] - candidate.hyper_parameters.alpha),
-    )
-    points = {suggested: "suggested"}
-    if isinstance(space.alpha, Range):
-        points.setdefault(candidate.best, "best of row")
-        low, high = space.alpha_bounds
-        allowed = [i for i, a in enumerate(row.alphas) if low - 1e-9 <= a <= high + 1e-9]
-        # Not the row's first point: where that is alpha = 0, it is the same for every head.
-        for place in range(1, row_points + 1):
-            points.setdefault(allowed[(len(allowed) - 1) * place // row_points], "row")
-    trials = []
-    for index, kind in points.items():
-        at = HyperParameters(
-            lr=candidate.hyper_parameters.lr,
-            weight_decay=candidate.hyper_parameters.weight_decay,
-            epochs=candidate.hyper_parameters.epochs,
-            alpha=row.alphas[index],
+    fit = candidate.fits.get(space.method)
+    if fit is None:
+        return create_trial(
+            params=_parameters(space, candidate.values),
+            distributions=distributions,
+            value=poor,
+            user_attrs={**about, "diverged": True},
         )
-        point = row.at(index)
-        trials.append(
-            create_trial(
-                params=_parameters(distributions, at),
-                distributions=distributions,
-                value=point.score,
-                user_attrs={
-                    **about,
-                    "point": kind,
-                    "accuracy": point.accuracy,
-                    "mean_per_class": point.mean_per_class,
-                    "nll": point.nll,
-                },
-            )
-        )
-    return trials
-
-
-def _running(space: SearchSpace, candidate: HyperParameters) -> FrozenTrial:
-    distributions = space.distributions()
     return create_trial(
-        params=_parameters(distributions, candidate),
+        params=_parameters(space, candidate.values, fit),
         distributions=distributions,
+        value=fit.point.score,
+        user_attrs={
+            **about,
+            "accuracy": fit.point.accuracy,
+            "mean_per_class": fit.point.mean_per_class,
+            "nll": fit.point.nll,
+        },
+    )
+
+
+def _running(space: SearchSpace, candidate: Values) -> FrozenTrial:
+    return create_trial(
+        params=_parameters(space, candidate),
+        distributions=space.distributions(),
         state=TrialState.RUNNING,
     )
 
 
-def _parameters(
-    distributions: Mapping[str, BaseDistribution], candidate: HyperParameters
-) -> dict[str, float]:
-    return {name: getattr(candidate, name) for name in distributions}
+def _parameters(space: SearchSpace, candidate: Values, fit: Fit | None = None) -> dict[str, float]:
+    """Return a candidate's parameters; a knob that nobody has solved is in its grid's middle."""
+    at = {name: values[len(values) // 2] for name, values in space.knobs.items()}
+    known = {**at, **(fit.at if fit is not None else {}), **candidate}
+    return {name: known[name] for name in space.distributions()}

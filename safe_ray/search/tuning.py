@@ -128,7 +128,9 @@ def _last_error(trial: Any) -> str:
 
 
 def _trial_name(config: dict[str, Any]) -> str:
-    return f"{config['job']['task_id']}-bank-{config['job']['bank']:03d}"
+    from safe_ray.training.job import BankJob
+
+    return BankJob.from_json(config["job"]).name
 
 
 def _train_bank_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -155,10 +157,12 @@ def _train_bank(config: dict[str, Any], settings: dict[str, Any]) -> None:
 
     from safe_ray.devices import device_of
     from safe_ray.training.distributed import train_with_workers
+    from safe_ray.training.facts import TaskFacts
     from safe_ray.training.job import BankJob, run_bank
 
     job = BankJob.from_json(config["job"])
-    if settings["workers"] > 1:
+    # Methods that tune no pooling have nothing to share among workers.
+    if settings["workers"] > 1 and TaskFacts.load(job.task_folder).group(job.group).trained:
         train_with_workers(
             job,
             settings["workers"],

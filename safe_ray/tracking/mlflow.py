@@ -249,7 +249,7 @@ class Tracker:
         task_id: str,
         metrics: Mapping[str, float],
         params: Mapping[str, Any],
-        head: Path,
+        head: Path | None,
         model_name: str | None,
         alias: str = "best",
         step: int = 0,
@@ -262,15 +262,18 @@ class Tracker:
         The registered model's version is the artifact `head/` of the task's run, and carries the
         head's digest: the same head again is the same version. It has no MLmodel file: downloading
         a version needs none, and no flavour of MLflow could run a head without its backbone.
-        Without a `model_name` the head is stored and nothing is registered.
+        Without a `model_name` the head is stored and nothing is registered; without a head there is
+        nothing to store.
         """
         client = self._opened()
         known = self._task(task_id)
         with self._telling(f"record the result of {task_id}"):
             self._log(known, params, _points(metrics, {}, known.start_ms, step))
-            if self.heads != "none" and model_name is not None:
+            if head is None or self.heads == "none":
+                pass
+            elif model_name is not None:
                 self._register(client, known, head, model_name, alias)
-            elif self.heads != "none":
+            else:
                 self._store_head(known, head)
             client.set_terminated(known.run_id, "FINISHED")
             known.ended = True

@@ -95,7 +95,7 @@ class BackgroundTracker:
         task_id: str,
         metrics: Mapping[str, float],
         params: Mapping[str, Any],
-        head: Path,
+        head: Path | None,
         model_name: str | None,
         alias: str = "best",
         step: int = 0,

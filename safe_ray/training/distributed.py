@@ -23,7 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from safe_ray.heads.bank import Bank
 from safe_ray.training.checkpoint import pack, unpack
-from safe_ray.training.job import BankJob, TaskFacts, run_bank, support_shard
+from safe_ray.training.facts import TaskFacts
+from safe_ray.training.job import BankJob, run_bank, support_shard
 from safe_ray.training.loop import Found, SupportShard
 from safe_ray.training.maps import resident_maps
 
@@ -170,7 +171,7 @@ def train_with_workers(
         dataset_config=UnequalShards() if parts else None,
         run_config=ray.train.RunConfig(
             # No timestamp: a restarted trial goes on with the run of the same name.
-            name=f"{job.task_id}-bank-{job.bank:03d}-{job.digest[:8]}",
+            name=f"{job.name}-{job.digest[:8]}",
             storage_path=str(job.folder / "train"),
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
         ),

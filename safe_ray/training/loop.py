@@ -38,6 +38,7 @@ class Member:
         include: one flag a support sample, or None for all of them (see cross-validation).
         decay_to_start: decoupled decay towards the original pooling (see `PullToStart`).
         temperature: what the loss multiplies the logit scale with.
+        distance_penalty: weight in the loss of the squared distance from the original pooling.
     """
 
     lr: float = 1e-4
@@ -46,6 +47,12 @@ class Member:
     include: tuple[bool, ...] | None = None
     decay_to_start: float = 0.0
     temperature: float = 1.0
+    distance_penalty: float = 0.0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether anything holds it near the original pooling."""
+        return self.decay_to_start != 0 or self.distance_penalty != 0
 
     @classmethod
     def of(cls, values: Values, include: tuple[bool, ...] | None = None) -> Member:
@@ -70,7 +77,14 @@ class Member:
         return cls(**known, include=include)
 
 
-QUANTITIES = ("lr", "weight_decay", "epochs", "decay_to_start", "temperature")
+QUANTITIES = (
+    "lr",
+    "weight_decay",
+    "epochs",
+    "decay_to_start",
+    "distance_penalty",
+    "temperature",
+)
 """The names of what a candidate may say of its training."""
 
 
@@ -235,18 +249,18 @@ def train_bank(
             epochs, with the state to keep.
         checkpoint_seconds: see `on_checkpoint`.
         on_epoch: called after each epoch with the number of whole epochs so far.
-        start: the original head, which a checkpoint no longer has; needed where a member has a
-            `decay_to_start`.
+        start: the original head, which a checkpoint no longer has; needed where a member is held
+            near it.
 
     Returns:
         The final state. A member whose loss or weights stopped being finite is marked failed and
         left out from the next epoch on; the others are not touched by it.
 
     Raises:
-        ValueError: a member has a `decay_to_start`, and `start` is not given.
+        ValueError: a member is held near the start, and `start` is not given.
     """
-    if start is None and any(member.decay_to_start for member in members):
-        raise ValueError("a decay towards the start needs the original head: pass start")
+    if start is None and any(member.is_held for member in members):
+        raise ValueError("a head that is held near the start needs the original one: pass start")
     parallel = parallel or SingleProcess()
     device = shard.labels.device
     total = shard.total
@@ -425,7 +439,11 @@ class _Running:
             known or None,
             None
             if start is None
-            else PullToStart(start, [members[index].decay_to_start for index in active] or [0.0]),
+            else PullToStart(
+                start,
+                [members[index].decay_to_start for index in active] or [0.0],
+                [members[index].distance_penalty for index in active] or [0.0],
+            ),
         )
         step = pooling.step(bank, optimiser) if parallel.world_size == 1 else None
         if step is None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from safe_ray.training.job import TaskFacts
+from safe_ray.training.facts import TaskFacts
 from safe_ray.training.maps import BatchKeys
 
 # The share of the budget that one pipeline reads, which ends before the next begins. Used blocks

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from open_clip.modified_resnet import ModifiedResNet
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from safe_ray.backbones.openclip import load_backbone
 from safe_ray.errors import InputError
 from safe_ray.heads.artifact import CARD_FILE, CARD_KEYS, WEIGHTS_FILE, load_head, save_head
+from safe_ray.methods.base import TaskData, how_to_load, make_method
+from safe_ray.methods.features import MappedFeatures
 
 WIDTH, EMBED, TOKENS = 512, 64, 4
 
@@ -44,7 +48,9 @@ def card(**changes: Any) -> dict[str, Any]:
         "seed": 1,
         "class_names": ["red circle", "grünes Quadrat"],
         "templates": ["a drawing of a {}."],
+        "method": {"name": "safe", "module": "safe_ray.methods.tuned", "options": {}},
         "alpha": 0.4,
+        "knobs": {"alpha": 0.4},
         "logit_scale": 100.0,
         "preprocessing": {"size": 64, "mean": (0.5, 0.5, 0.5)},
         "episode": {"digest": "a", "train_digest": "b", "validation_digest": "c"},
@@ -126,6 +132,58 @@ def test_the_cards_own_lines_load_the_head_into_plain_open_clip(
     torch.testing.assert_close(names["logits"], expected)
 
 
+def test_another_methods_own_lines_give_its_logits(
+    tmp_path: Path, tiny_backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = dataclasses.replace(tiny_backbone, seed=3)
+    backbone = load_backbone(spec)
+    maps = backbone.trunk(torch.rand(6, 3, 64, 64)).unsqueeze(1)
+    features = MappedFeatures(maps, backbone.pooling, backbone.state, maps.device)
+    classifier = torch.nn.functional.normalize(torch.randn(2, EMBED), dim=-1)
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    task = TaskData(features, labels, classifier, 100.0, backbone.state)
+    options = {"features": "original", "adapter": "cache"}
+    (fitted,) = make_method("safe_ray.methods.adapted", options).fit(task, [{}])
+    # A file of weights, so that the model which the lines load is this one.
+    open_clip.add_model_config(Path(spec.model_config))
+    torch.manual_seed(spec.seed)
+    save_file(open_clip.create_model(spec.model).state_dict(), tmp_path / "model.safetensors")
+    named = {
+        "name": "tiny",
+        "model": spec.model,
+        "pretrained": str(tmp_path / "model.safetensors"),
+        "model_config": spec.model_config,
+    }
+    method = {"name": "tip_adapter", "module": "safe_ray.methods.adapted", "options": options}
+    knobs = {"beta": 3.0, "gamma": 2.0}
+    save_head(
+        tmp_path,
+        fitted.state(),
+        card(backbone=named, method=method, knobs=knobs),
+        how_to_load("safe_ray.methods.adapted", options),
+    )
+    images = torch.rand(5, 3, 64, 64)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"images": images, "classifier": classifier}
+    with torch.no_grad():
+        exec("\n".join(load_head(tmp_path)[1]["how_to_load"]), names)
+        seen = backbone.trunk(images).unsqueeze(1)
+        tested = MappedFeatures(seen, backbone.pooling, backbone.state, seen.device)
+        torch.testing.assert_close(names["logits"], fitted.logits(tested, knobs))
+
+
+def test_weights_that_another_head_has_already_are_one_file(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    save_head(tmp_path / "a", state, card())
+    other = card(method={"name": "tuned_pooling"}, knobs={"alpha": 1.0}, alpha=1.0)
+    save_head(tmp_path / "b", state, other, same_weights=tmp_path / "a")
+    assert (tmp_path / "a" / WEIGHTS_FILE).samefile(tmp_path / "b" / WEIGHTS_FILE)
+    loaded, read = load_head(tmp_path / "b")
+    assert read["knobs"] == {"alpha": 1.0}
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+
+
 @pytest.mark.parametrize("key", CARD_KEYS)
 def test_a_card_without_a_key_is_not_saved(
     tmp_path: Path, state: dict[str, Tensor], key: str
@@ -172,7 +230,7 @@ def test_weights_of_another_head_are_refused(tmp_path: Path, state: dict[str, Te
         ({"format_version": 2}, "upgrade safe_ray"),
         ({"format_version": "1"}, "not the card of a head"),
         ({"format_version": None}, "not the card of a head"),
-        ({"alpha": ...}, "lacks alpha"),
+        ({"knobs": ...}, "lacks knobs"),
     ],
 )
 def test_a_card_that_cannot_be_understood_is_refused(

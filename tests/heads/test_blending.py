@@ -8,8 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from safe_ray.heads.blending import alpha_grid, alpha_row, blend_logits, sum_alpha_row
-from safe_ray.heads.selection import Rule, best_point, selection_score
+from safe_ray.heads.blending import alpha_grid, blend_logits, sum_alpha_row
+from safe_ray.heads.selection import Rule, selection_score
+from safe_ray.heads.sums import KnobSums
+from safe_ray.methods.knobs import KnobTable
+
+
+def row_of(sums: KnobSums, alphas: tuple[float, ...], rule: Rule | None = None) -> KnobTable:
+    return KnobTable.of(sums, {"alpha": alphas}, {}, rule or Rule())
 
 
 @settings(max_examples=25, deadline=None)
@@ -45,7 +51,7 @@ def test_the_row_equals_the_explicit_blend(
             assert sums[candidate].gained[index] == (right & ~by_original).sum()
             assert sums[candidate].lost[index] == (by_original & ~right).sum()
             of_each = [right[labels == c].double().mean() for c in labels.unique()]
-            mean = alpha_row(sums[candidate], alphas).at(index).mean_per_class
+            mean = row_of(sums[candidate], alphas).figures[index].mean_per_class
             assert mean == pytest.approx(float(torch.stack(of_each).mean()))
     assert all(head.samples == samples for head in sums)
 
@@ -89,10 +95,12 @@ def test_sums_over_folds_add_up() -> None:
     [first] = sum_alpha_row(tuned[:, :4], original[:4], text, labels[:4], 10.0, alphas)
     [rest] = sum_alpha_row(tuned[:, 4:], original[4:], text, labels[4:], 10.0, alphas)
     parts = first + rest
-    one, other = alpha_row(parts, alphas), alpha_row(whole, alphas)
-    for column in ("accuracy", "mean_per_class", "gained", "lost"):
-        assert getattr(one, column) == getattr(other, column)
-    assert one.nll == pytest.approx(other.nll)
+    for one, other in zip(
+        row_of(parts, alphas).figures, row_of(whole, alphas).figures, strict=True
+    ):
+        for column in ("accuracy", "mean_per_class", "gained", "lost"):
+            assert getattr(one, column) == getattr(other, column)
+        assert one.nll == pytest.approx(other.nll)
     assert parts.samples == 10
 
 
@@ -103,15 +111,15 @@ def test_a_row_is_scored_by_the_metric_that_is_asked_for() -> None:
     original, tuned = text[[0, 0, 0, 0, 0]], text[[0, 0, 1, 1, 1]]
     [sums] = sum_alpha_row(tuned[None], original, text, labels, 10.0, (0.0, 1.0))
     by_accuracy, by_class = (
-        alpha_row(sums, (0.0, 1.0), Rule(metric)) for metric in ("accuracy", "mean_per_class")
+        row_of(sums, (0.0, 1.0), Rule(metric)) for metric in ("accuracy", "mean_per_class")
     )
     for row in (by_accuracy, by_class):
-        assert row.accuracy == pytest.approx((4 / 5, 3 / 5))
-        assert row.mean_per_class == pytest.approx((1 / 2, 3 / 4))
-        assert (row.gained, row.lost) == ((0, 1), (0, 2))
-    scores = map(selection_score, by_accuracy.accuracy, by_accuracy.nll, (5, 5))
-    assert by_accuracy.score == tuple(scores)
-    assert (best_point(by_accuracy), best_point(by_class)) == (0, 1)
+        assert [point.accuracy for point in row.figures] == pytest.approx([4 / 5, 3 / 5])
+        assert [point.mean_per_class for point in row.figures] == pytest.approx([1 / 2, 3 / 4])
+        assert [(point.gained, point.lost) for point in row.figures] == [(0, 0), (1, 2)]
+    for point in by_accuracy.figures:
+        assert point.score == selection_score(point.accuracy, point.nll, 5)
+    assert (by_accuracy.best, by_class.best) == (0, 1)
 
 
 def test_the_grid_has_both_ends() -> None:

@@ -108,6 +108,42 @@ def test_decay_to_start_pulls_each_candidate_by_its_own_amount(kind: str) -> Non
                 assert (bank.head(index)[name] - expected).norm() < 0.01 * moved, name
 
 
+@pytest.mark.parametrize("kind", ["fused", "autograd"])
+def test_a_distance_penalty_is_part_of_the_loss(kind: str) -> None:
+    """Against torch's AdamW on open_clip's layer, with the squared distance added to the loss."""
+    penalties = [0.0, 0.3, 3.0]
+    start = state_of(layer(0))
+    maps, labels = one_batch()
+    bank = Bank([start] * 3, POOL, NAMES, classifier(), 20.0)
+    held = PullToStart(start, [0.0] * 3, penalties)
+    optimiser = BankOptimiser(bank, [0.1] * 3, pull=held)
+    step = POOL.step(bank, optimiser) if kind == "fused" else AutogradStep(bank, optimiser)
+    assert step is not None
+    for _ in range(10):
+        step(with_mean_token(maps), labels, torch.full((3, 16), 1 / 16), [1e-3] * 3)
+
+    distances = []
+    for index, penalty in enumerate(penalties):
+        alone = layer(0)
+        adamw = torch.optim.AdamW(alone.parameters(), lr=1e-3, weight_decay=0.1)
+        for _ in range(10):
+            adamw.zero_grad()
+            logits = tuned_logits(alone(as_image(maps, GRID)), classifier(), 20.0)
+            loss = nn.functional.cross_entropy(logits, labels)
+            distance = sum(
+                (parameter - start[name]).square().sum()
+                for name, parameter in alone.named_parameters()
+            )
+            (loss + penalty * distance).backward()
+            adamw.step()
+        distances.append(float(distance.detach()))
+        for name, expected in state_of(alone).items():
+            if name != "k_proj.bias":  # without a gradient but for rounding, and without effect
+                moved = (expected - start[name]).norm()
+                assert (bank.head(index)[name] - expected).norm() < 0.02 * moved, name
+    assert distances[0] > distances[1] > distances[2]
+
+
 def test_a_pull_of_nothing_changes_no_bit() -> None:
     start = state_of(layer(0))
     maps, labels = one_batch()

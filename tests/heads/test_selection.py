@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 
-import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from safe_ray.heads.selection import best_point, selection_score, shows_gain, steps_of
-from safe_ray.specs import AlphaRow
+from safe_ray.heads.selection import selection_score, shows_gain, steps_of
 
 figures = st.floats(0, 1e6, allow_nan=False)
 
@@ -51,29 +48,6 @@ def test_a_higher_mean_per_class_accuracy_always_wins_among_classes_of_any_size(
 
 def test_with_classes_of_one_size_both_metrics_have_the_same_steps() -> None:
     assert steps_of("mean_per_class", [4, 4, 4, 0]) == steps_of("accuracy", [4, 4, 4, 0]) == 12
-
-
-def row(alphas: tuple[float, ...], score: tuple[float, ...]) -> AlphaRow:
-    """Return a row of which all but the score is the same everywhere."""
-    same, none = (0.5,) * len(alphas), (0,) * len(alphas)
-    return AlphaRow(alphas, same, same, same, none, none, score)
-
-
-def test_the_best_point_lies_in_the_allowed_range() -> None:
-    three = row((0.0, 0.5, 1.0), (0.9, 0.3, 0.4))
-    assert best_point(three) == 0
-    assert best_point(three, low=0.5) == 2
-    assert best_point(three, low=0.5, high=0.5) == 1
-    with pytest.raises(ValueError, match="no alpha"):
-        best_point(three, low=0.6, high=0.7)
-
-
-def test_of_equal_points_the_one_nearest_to_the_original_pooling_is_taken() -> None:
-    assert best_point(row((0.0, 0.5, 1.0), (0.5, 0.6, 0.6))) == 1
-
-
-def test_what_is_no_number_is_never_the_best_point() -> None:
-    assert best_point(row((0.0, 0.5, 1.0), (math.nan, 0.1, math.nan))) == 1
 
 
 @settings(deadline=None)

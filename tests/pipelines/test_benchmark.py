@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from pipelines.benchmark import main
 from safe_ray.report import TaskResult, read_summary, write_summary
-from safe_ray.report.tables import summarise
+from safe_ray.report.correct import Correct, write_correct
+from safe_ray.report.rows import summarise
 from tests.report.results import result
 
 # Whichever test comes first waits for the suite.
@@ -80,7 +82,11 @@ def test_the_tables_have_the_numbers_of_the_summaries(finished: tuple[Path, str]
     assert header == ["shots", "seeds", "icon_kinds", "game_icons", "average"]
     for row in body:
         for name, cell in zip(header[2:4], row[2:4], strict=True):
-            there = [r.test.safe for r in results if (r.dataset, r.shots) == (name, int(row[0]))]
+            there = [
+                r.test.accuracy["safe"]
+                for r in results
+                if (r.dataset, r.shots) == (name, int(row[0]))
+            ]
             mean = "-" if not there else f"{100 * sum(there) / len(there):.1f}"
             assert cell.split(" ± ")[0] == mean
     assert [row[0] for row in body] == ["1", "2"]
@@ -93,7 +99,7 @@ def test_the_summary_of_all_tasks_finds_every_head(finished: tuple[Path, str]):
     assert len(results) == 6
     for one in results:
         card = json.loads((folder / one.head / "head.json").read_text())
-        assert card["alpha"] == one.best.alpha
+        assert card["alpha"] == one.best["alpha"]
 
 
 @pytest.mark.slow
@@ -111,7 +117,7 @@ def test_the_report_comes_out_the_same_from_the_summaries_alone(
 def summaries(tmp_path: Path) -> tuple[Path, Path, list[TaskResult]]:
     """Two sweeps' folders with a summary each and nothing else, and all their results."""
     results = [
-        result(name, shots, seed, 0.6, 0.6 + 0.01 * seed, 0.62 + 0.01 * seed * shots)
+        result(name, shots, seed, 0.6, 0.62 + 0.01 * seed * shots)
         for name in ("eurosat", "dtd")
         for shots in (1, 16)
         for seed in (1, 2, 3)
@@ -133,13 +139,59 @@ def test_summaries_of_several_sweeps_become_one_report(
     rows = {(row.dataset, row.shots): row for row in summarise(results)}
     for cells in body:
         for name, cell in zip(header[2:], cells[2:], strict=True):
-            safe = rows[name, int(cells[0])].safe
+            safe = rows[name, int(cells[0])].accuracy
             assert safe.half_width is not None
             assert cell.strip("*") == f"{100 * safe.mean:.1f} ± {100 * safe.half_width:.1f}"
     with (out / "benchmark.csv").open() as file:
         lines = list(csv.DictReader(file))
-    # Four methods, two of them by class as well, two numbers of shots, two data sets, an average.
-    assert len(lines) == (4 + 2) * 2 * 3
+    # Zero-shot, a method with its difference and both by class; two numbers of shots, two data
+    # sets, an average.
+    assert len(lines) == (1 + 4) * 2 * 3
+
+
+def test_sweeps_of_two_methods_over_the_same_tasks_become_one_report(
+    summaries: tuple[Path, Path, list[TaskResult]], tmp_path: Path
+):
+    first, second, results = summaries
+    others = [result(r.dataset, r.shots, r.seed, 0.6, 0.7, method="gda") for r in results]
+    third = tmp_path / "third"
+    write_summary(others, third)
+    assert main(["report", str(third), str(first), str(second)]) == 0
+    for heading in ("Zero-shot", "GDA", "SAFE", "GDA minus zero-shot", "SAFE minus zero-shot"):
+        assert table(third, heading)[0] == ["shots", "seeds", "dtd", "eurosat", "average"]
+    assert table(third, "GDA minus zero-shot")[1][2] == "+10.0 ± 0.0"
+
+
+def test_a_report_has_intervals_over_images_where_sweeps_say_which_were_right(
+    summaries: tuple[Path, Path, list[TaskResult]],
+):
+    first, _, _ = summaries
+    right = np.arange(120) < 60
+    results = [result("dtd", 1, 1, 0.5, 0.75), result("eurosat", 1, 1, 0.5, 0.75)]
+    write_summary(results, first)
+    assert main(["report", str(first)]) == 0
+    assert table(first, "SAFE")[1][2:] == ["75.0", "75.0", "**75.0**"]
+    rows = [
+        Correct(name, 1, 1, method, there)
+        for name in ("dtd", "eurosat")
+        for method, there in (("zero_shot", right), ("safe", np.arange(120) < 90))
+    ]
+    write_correct(rows, first)
+    assert main(["report", str(first)]) == 0
+    cells = table(first, "SAFE")[1][2:]
+    # 1.96 binomial standard errors of 0.75 over 120 images, and over twice as many.
+    halves = [float(cell.strip("*").removeprefix("75.0 ± ")) for cell in cells]
+    assert halves == pytest.approx([7.7, 7.7, 5.5], abs=0.5)
+    assert "bootstrap which draws seeds and test images" in (first / "benchmark.md").read_text()
+
+
+def test_the_same_method_and_task_in_two_sweeps_are_refused(
+    summaries: tuple[Path, Path, list[TaskResult]], capsys: pytest.CaptureFixture[str]
+):
+    assert main(["report", str(summaries[0]), str(summaries[0])]) == 2
+    assert (
+        "2 results for the task eurosat-1shot-seed1 by the method safe" in capsys.readouterr().err
+    )
 
 
 def test_a_suite_gives_a_report_its_order_and_its_published_figures(
@@ -151,7 +203,15 @@ def test_a_suite_gives_a_report_its_order_and_its_published_figures(
     assert table(second, "SAFE")[0] == ["shots", "seeds", "dtd", "eurosat", "average"]
     published = table(second, "Beside published figures, 16 shots")
     assert published[0] == ["method", "dtd", "eurosat"]
-    assert published[2] == ["Tip-Adapter-F† [2]", "66.55", "84.54"]
+    assert published[3][0].startswith("Tip-Adapter-F† [")
+    assert published[3][1:] == ["66.55", "84.54"]
+    at_one = table(second, "Beside published figures, 1 shot")
+    assert [row[0] for row in at_one] == [
+        "method",
+        "Zero-shot CLIP [1]",
+        "**zero-shot**, this benchmark",
+        "**SAFE**, this benchmark",
+    ]
     text = (second / "benchmark.md").read_text()
     # What a folder remembers is enough to make it again.
     assert main(["report", str(second), str(first)]) == 0

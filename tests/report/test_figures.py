@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from safe_ray.report.field import Benchmark, field_tables
-from safe_ray.report.figures import accuracy_figure, panels, render
+from safe_ray.report.figures import accuracy_figure, panels, render, styles_of
 from tests.report.test_field import BENCHMARK, RESULTS
 
-METHODS = ("zero-shot", "tuned only", "SAFE")
+METHODS = ("zero-shot", "Tuned pooling", "SAFE")
 
 
 def drawn(axes: Axes, method: str) -> list[tuple[float, float]]:
@@ -49,10 +49,10 @@ def test_one_data_set_has_one_panel():
     assert [axes.get_title() for axes in accuracy_figure(alone).axes] == ["cars"]
 
 
-@pytest.mark.parametrize("method", ["tuned only", "SAFE"])
+@pytest.mark.parametrize("method", ["Tuned pooling", "SAFE"])
 def test_what_is_drawn_is_what_the_table_has(method: str):
     figure = accuracy_figure(BENCHMARK)
-    table = next(t for t in field_tables(BENCHMARK) if t.method == method)
+    table = next(t for t in field_tables(BENCHMARK) if t.title == method)
     for index, axes in enumerate(figure.axes):
         average = index == len(table.datasets)
         cells = [(r.shots, r.average if average else r.cells[index]) for r in table.rows]
@@ -74,7 +74,7 @@ def test_zero_shot_is_a_horizontal_line_across_the_panel():
 
 def test_an_average_over_other_data_sets_is_not_joined_to_the_one_before():
     average = panels(BENCHMARK)[-1]
-    assert [series.method for series in average.series] == list(METHODS)
+    assert [series.title for series in average.series] == list(METHODS)
     assert all(series.groups == (0, 1) for series in average.series)
     axes = accuracy_figure(BENCHMARK).axes[-1]
     lines = [c for c in axes.containers if c.get_label() == "SAFE"]
@@ -98,7 +98,7 @@ def luminance(colour: str) -> float:
 def test_methods_differ_by_marker_and_line_and_all_stand_out_from_white():
     axes = accuracy_figure(BENCHMARK).axes[0]
     looks = {}
-    for method in ("tuned only", "SAFE"):
+    for method in ("Tuned pooling", "SAFE"):
         line = next(c for c in axes.containers if c.get_label() == method).lines[0]
         looks[line.get_marker(), line.get_linestyle()] = line.get_color()
     (zero,) = [line for line in axes.lines if line.get_label() == "zero-shot"]
@@ -106,6 +106,25 @@ def test_methods_differ_by_marker_and_line_and_all_stand_out_from_white():
     assert len(looks) == len(set(looks.values())) == 3
     for colour in looks.values():
         assert 1.05 / (luminance(colour) + 0.05) > 3
+
+
+def test_safe_has_its_colour_wherever_it_stands_and_no_two_methods_look_alike():
+    methods = [f"method_{number}" for number in range(23)]
+    styles = styles_of(["zero_shot", *methods, "safe"])
+    assert styles["safe"].look["color"] == styles_of(["safe"])["safe"].look["color"] == "#0072B2"
+    looks = {(s.look["color"], s.look["linestyle"], s.look["marker"]) for s in styles.values()}
+    assert len(looks) == len({look[:2] for look in looks}) == 25
+    for style in styles.values():
+        assert 1.05 / (luminance(style.look["color"]) + 0.05) > 3
+    places = sorted(style.aside for name, style in styles.items() if name != "zero_shot")
+    assert (places[0], places[-1]) == pytest.approx((-6.0, 6.0))
+    assert styles_of(["safe"])["safe"].aside == 0.0
+
+
+def test_the_legend_has_safe_first_and_zero_shot_last():
+    (legend,) = accuracy_figure(BENCHMARK).legends
+    labels = [label.get_text() for label in legend.get_texts()]
+    assert labels == ["SAFE", "Tuned pooling", "zero-shot"]
 
 
 def test_the_files_are_a_png_and_an_svg_that_are_the_same_every_time():

@@ -11,52 +11,67 @@ from hypothesis import strategies as st
 
 from safe_ray.errors import InputError
 from safe_ray.report import (
-    Accuracies,
-    BestCandidate,
+    Protocol,
     TaskResult,
     TestResult,
     ValidationResult,
     read_summary,
     write_summary,
 )
-from tests.report.results import result
+from tests.report.results import on_test, result
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 text = st.text(max_size=20)
-accuracies = st.builds(Accuracies, finite, finite, finite)
-tests = st.builds(TestResult, finite, finite, finite, st.integers(0, 10**6), accuracies)
 counts = st.integers(0, 10**6)
-any_result = st.builds(
-    TaskResult,
-    dataset=text,
-    shots=st.integers(1, 64),
-    seed=st.integers(0, 2**31),
-    episode_digest=text,
-    best=st.builds(BestCandidate, finite, finite, st.integers(1, 500), finite),
-    validation=st.builds(ValidationResult, finite, finite, finite, counts, counts, st.booleans()),
-    test=tests,
-    targets=st.dictionaries(text, tests, max_size=2),
-    head=text,
-    mlflow_run_id=st.none() | text,
-)
+
+
+def measured_by(method: str) -> st.SearchStrategy[TestResult]:
+    numbers = st.fixed_dictionaries(dict.fromkeys(("zero_shot", method), finite))
+    return st.builds(TestResult, numbers, numbers, numbers, counts)
+
+
+@st.composite
+def any_result(draw: st.DrawFn) -> TaskResult:
+    method = draw(st.just("zero_shot") | text)
+    return TaskResult(
+        dataset=draw(text),
+        shots=draw(st.integers(1, 64)),
+        seed=draw(st.integers(0, 2**31)),
+        method=method,
+        title=draw(text),
+        backbone=draw(text),
+        episode_digest=draw(text),
+        best=draw(st.dictionaries(text, finite, max_size=4)),
+        validation=draw(
+            st.builds(ValidationResult, finite, finite, finite, counts, counts, st.booleans())
+        ),
+        test=draw(measured_by(method)),
+        targets=draw(st.dictionaries(text, measured_by(method), max_size=2)),
+        protocol=draw(st.builds(Protocol, *[text] * 5, counts, counts, text, text)),
+        head=draw(st.none() | text),
+        mlflow_run_id=draw(st.none() | text),
+    )
 
 
 VALIDATION = result().to_json()["validation"]
 
 
-@given(any_result)
+@given(any_result())
 def test_an_entry_comes_back_as_it_was(value: TaskResult) -> None:
     assert TaskResult.from_json(json.loads(json.dumps(value.to_json()))) == value
 
 
 def test_an_entry_has_the_documented_keys() -> None:
-    entry = result().to_json()
+    entry = result(targets={"sketch": on_test(0.25, 0.5, 50)}).to_json()
     assert entry == {
         "dataset": "foods",
         "shots": 2,
         "seed": 1,
+        "method": "safe",
+        "title": "SAFE",
+        "backbone": "tiny",
         "episode_digest": "0123456789abcdef",
-        "best": {"lr": 1e-3, "weight_decay": 0.01, "epochs": 40, "alpha": 0.35},
+        "best": {"lr": 1e-3, "weight_decay": 0.01, "epochs": 40.0, "alpha": 0.35},
         "validation": {
             "accuracy": 0.625,
             "mean_per_class": 0.625,
@@ -65,14 +80,18 @@ def test_an_entry_has_the_documented_keys() -> None:
             "lost": 0,
             "gain_shown": True,
         },
-        "test": {
-            "zero_shot": 0.5,
-            "tuned_only": 0.55,
-            "safe": 0.6,
-            "samples": 120,
-            "mean_per_class": {"zero_shot": 0.5, "tuned_only": 0.55, "safe": 0.6},
+        "test": {"zero_shot": 0.5, "safe": 0.6},
+        "test_mean_per_class": {"zero_shot": 0.5, "safe": 0.6},
+        "test_ece": {"zero_shot": 0.0625, "safe": 0.0625},
+        "test_samples": 120,
+        "targets": {
+            "sketch": {
+                "accuracy": {"zero_shot": 0.25, "safe": 0.5},
+                "mean_per_class": {"zero_shot": 0.25, "safe": 0.5},
+                "ece": {"zero_shot": 0.0625, "safe": 0.0625},
+                "samples": 50,
+            }
         },
-        "targets": {},
         "protocol": {
             "selection": "coop",
             "metric": "accuracy",
@@ -103,6 +122,22 @@ def test_the_order_of_the_tasks_does_not_change_the_file(tmp_path: Path) -> None
     assert read_summary(tmp_path / "a" / "summary.json") == read
 
 
+def test_the_methods_of_a_task_stay_in_the_order_in_which_they_are_given(tmp_path: Path) -> None:
+    tasks = [result(seed=seed, method=name) for name in ("safe", "gda") for seed in (2, 1)]
+    write_summary(tasks, tmp_path)
+    read = [(r.seed, r.method) for r in read_summary(tmp_path)]
+    assert read == [(1, "safe"), (1, "gda"), (2, "safe"), (2, "gda")]
+
+
+def test_zero_shot_has_one_number_of_each_kind_and_may_keep_nothing() -> None:
+    plain = dataclasses.replace(
+        result(method="zero_shot", accuracy=0.5), best={}, head=None, mlflow_run_id=None
+    )
+    entry = plain.to_json()
+    assert (entry["test"], entry["best"], entry["head"]) == ({"zero_shot": 0.5}, {}, None)
+    assert TaskResult.from_json(entry) == plain
+
+
 def test_what_is_not_finite_is_null_and_comes_back_as_nan() -> None:
     whole = result()
     odd = dataclasses.replace(whole, validation=dataclasses.replace(whole.validation, nll=math.nan))
@@ -115,12 +150,19 @@ def test_what_is_not_finite_is_null_and_comes_back_as_nan() -> None:
     ("change", "words"),
     [
         ({"shots": "2"}, "shots of entry is '2', not a int"),
-        ({"best": 3}, "best is 3"),
+        ({"best": 3}, "best of entry is 3"),
         ({"colour": "red"}, "unknown"),
         ({"seed": True}, "seed of entry"),
         ({"validation": {**VALIDATION, "gain_shown": 1}}, "gain_shown of validation is 1"),
         ({"validation": {"accuracy": 0.5, "nll": 1.0}}, "written by another version"),
-        ({"test": {"zero_shot": 0.5, "tuned_only": 0.5, "safe": 0.5, "samples": 9}}, "mean_per_"),
+        ({"best": {"lr": "fast"}}, "lr of best of entry is 'fast', not a float"),
+        ({"head": 7}, "head of entry is 7"),
+        ({"test": 0.5}, "test of entry is 0.5"),
+        ({"test_samples": 9.5}, "test_samples of entry is 9.5, not a int"),
+        ({"test": {"safe": 0.5}}, r"accuracy of test is of \['safe'\]"),
+        ({"test_ece": {"zero_shot": 0.1, "gda": 0.1}}, r"not of \['safe', 'zero_shot'\]"),
+        ({"targets": {"sketch": {"accuracy": {}}}}, "target sketch lacks"),
+        ({"targets": []}, r"targets of entry is \[\]"),
     ],
 )
 def test_a_wrong_entry_is_named(tmp_path: Path, change: dict, words: str) -> None:

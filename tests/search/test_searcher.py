@@ -19,11 +19,13 @@ from safe_ray.search.searcher import (
     JOB,
     BankSearcher,
     SearchOptions,
+    StudyId,
     size_of_first_bank,
 )
 from safe_ray.specs import Task
-from safe_ray.training.job import OUTCOME, BankJob, BankOutcome
-from tests.search.outcomes import SPACE, outcome_of
+from safe_ray.training.job import BankJob
+from safe_ray.training.outcome import OUTCOME, BankOutcome
+from tests.search.outcomes import GROUP, outcome_of
 
 TASKS = [Task("pets", 1, 1), Task("cars", 2, 1), Task("dtd", 4, 2)]
 MANY = [Task(name, shots, 1) for shots in (1, 2, 4) for name in ("pets", "cars", "dtd")]
@@ -34,7 +36,6 @@ def options(**changes: int) -> SearchOptions:
         "candidates": 7,
         "bank": 2,
         "banks_in_flight": 1,
-        "row_points": 3,
         "seed": 0,
         "checkpoint_seconds": 60.0,
     }
@@ -52,11 +53,15 @@ def searcher(
         if seen is not None:
             seen.append((job.task_id, job.bank))
 
-    return BankSearcher(folder, tasks, SPACE, options(**changes), on_bank)
+    return BankSearcher(folder, tasks, [GROUP], options(**changes), on_bank)
+
+
+def study_of(job: BankJob) -> StudyId:
+    return StudyId(job.task_id, job.group)
 
 
 def finish(job: BankJob) -> None:
-    outcome_of(job.candidates, job.bank, job.task_id).save(job.folder)
+    outcome_of(job.candidates, job.bank, job.task_id, group=job.group).save(job.folder)
 
 
 def drain(search: BankSearcher, order: random.Random, slots: int, stop_after: int = 10**6) -> int:
@@ -82,7 +87,7 @@ def drain(search: BankSearcher, order: random.Random, slots: int, stop_after: in
 def candidates_on_disk(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): path.read_text()
-        for path in sorted(folder.glob("banks/*/*/job.json"))
+        for path in sorted(folder.glob("banks/*/*/*/job.json"))
     }
 
 
@@ -131,7 +136,7 @@ def test_a_sweep_that_is_given_more_candidates_keeps_its_banks(
     more = replace(options(), candidates=9, before=(5,))
 
     def grow(folder: Path) -> BankSearcher:
-        search = BankSearcher(folder, TASKS, SPACE, more, lambda job, outcome: None)
+        search = BankSearcher(folder, TASKS, [GROUP], more, lambda job, outcome: None)
         drain(search, random.Random(2), slots=2)
         return search
 
@@ -154,12 +159,12 @@ def test_outcomes_stay_on_disk(tmp_path: Path) -> None:
         return sum(isinstance(thing, BankOutcome) for thing in gc.get_objects())
 
     before = in_memory()
-    search = BankSearcher(tmp_path, MANY, SPACE, options(), lambda job, outcome: None)
+    search = BankSearcher(tmp_path, MANY, [GROUP], options(), lambda job, outcome: None)
     assert drain(search, random.Random(0), slots=2) == 4 * len(MANY)
     assert in_memory() == before
-    assert [len(search.outcomes[task.id]) for task in MANY] == [4] * len(MANY)
+    assert [len(search.outcomes[StudyId(task.id, "safe")]) for task in MANY] == [4] * len(MANY)
     with pytest.raises(KeyError):
-        search.outcomes["nobody"]
+        search.outcomes[StudyId("nobody", "safe")]
 
 
 def test_tasks_take_turns(tmp_path: Path) -> None:
@@ -182,10 +187,10 @@ def test_a_trial_without_a_result_is_given_up_and_the_task_goes_on(tmp_path: Pat
     search = searcher(tmp_path)
     job = BankJob.from_json(search.suggest("trial-0")["job"])
     search.on_trial_complete("trial-0", None, error=True)
-    assert list(search.given_up) == [job.task_id]
+    assert list(search.given_up) == [study_of(job)]
     drain(search, random.Random(0), slots=1)
     assert search.complete
-    assert [bank.bank for bank in search.outcomes[job.task_id]] == [1, 2, 3]
+    assert [bank.bank for bank in search.outcomes[study_of(job)]] == [1, 2, 3]
     # The next run of the sweep tries it again.
     again = searcher(tmp_path)
     assert not again.complete
@@ -198,7 +203,8 @@ def test_a_damaged_file_is_made_anew_and_that_is_said(tmp_path: Path, harm: str)
     drain(searcher(whole), random.Random(0), slots=1)
     drain(searcher(harmed), random.Random(0), slots=1)
     outcome, unfinished = (
-        BankJob(str(harmed), TASKS[place].id, bank, ()).folder for place, bank in ((0, 1), (1, 2))
+        BankJob(str(harmed), TASKS[place].id, "safe", bank, ()).folder
+        for place, bank in ((0, 1), (1, 2))
     )
     (unfinished / OUTCOME).unlink()
     for file in (outcome / OUTCOME, outcome / JOB, unfinished / JOB):
@@ -211,7 +217,7 @@ def test_a_damaged_file_is_made_anew_and_that_is_said(tmp_path: Path, harm: str)
 
     said: list[str] = []
     again = BankSearcher(
-        harmed, TASKS, SPACE, options(), lambda job, outcome: None, say=said.append
+        harmed, TASKS, [GROUP], options(), lambda job, outcome: None, say=said.append
     )
     assert not again.complete
     assert drain(again, random.Random(0), slots=1) == 2
@@ -226,7 +232,7 @@ def test_the_candidates_of_a_finished_bank_outlive_the_file_that_proposed_them(
     tmp_path: Path,
 ) -> None:
     drain(searcher(tmp_path), random.Random(0), slots=1)
-    for file in tmp_path.glob("banks/*/*/job.json"):
+    for file in tmp_path.glob("banks/*/*/*/job.json"):
         file.unlink()
     seen: list[tuple[str, int]] = []
     assert searcher(tmp_path, seen).complete
@@ -239,7 +245,7 @@ def test_a_full_disk_ends_the_search_and_other_failures_do_not(tmp_path: Path) -
     search.on_trial_result("a", {FAILURE: Failure("error", "ValueError: no").to_json()})
     search.on_trial_complete("a", error=True)
     assert search.stopped is None
-    assert search.given_up[jobs["a"].task_id] == {0: Failure("error", "ValueError: no")}
+    assert search.given_up[study_of(jobs["a"])] == {0: Failure("error", "ValueError: no")}
     assert search.suggest("d") != Searcher.FINISHED
 
     full = Failure("disk", "No space left on device")
@@ -249,8 +255,8 @@ def test_a_full_disk_ends_the_search_and_other_failures_do_not(tmp_path: Path) -
     assert search.suggest("e") == Searcher.FINISHED
     finish(jobs["c"])
     search.on_trial_complete("c")
-    assert len(search.outcomes[jobs["c"].task_id]) == 1
-    assert not search.is_settled(jobs["c"].task_id)
+    assert len(search.outcomes[study_of(jobs["c"])]) == 1
+    assert not search.is_settled(study_of(jobs["c"]))
 
 
 def test_a_folder_that_cannot_be_written_ends_the_search(tmp_path: Path) -> None:
@@ -271,4 +277,4 @@ def test_a_trial_is_given_up_with_its_last_failure(
     assert search.on_retry("trial-0", died).reason == "first"
     assert search.on_retry("trial-0", died) == died
     search.on_trial_complete("trial-0", error=True)
-    assert search.given_up[task_id] == {0: died}
+    assert search.given_up[StudyId(task_id, "safe")] == {0: died}

@@ -13,17 +13,20 @@ from safetensors.torch import save_file
 from safe_ray.features.store import FeatureStore, StoreKey
 from safe_ray.heads.blending import alpha_grid
 from safe_ray.poolings import to_json
-from safe_ray.specs import HyperParameters, Task
-from safe_ray.training.job import POOLING, BankJob, TaskFacts
+from safe_ray.specs import MethodGroup, MethodSpec, Task
+from safe_ray.training.facts import POOLING, TaskFacts
+from safe_ray.training.job import BankJob
 from tests.heads.test_bank import CLASSES, GRID, NAMES, POOL, WIDTH, classifier, layer, state_of
 
 TASK = Task("shapes", 3, 1)
 VIEWS = 2
 CANDIDATES = (
-    HyperParameters(1e-3, 0.01, 4, 0.5),
-    HyperParameters(3e-4, 0.1, 7, 0.2),
-    HyperParameters(2e-3, 0.0, 2, 1.0),
+    {"lr": 1e-3, "weight_decay": 0.01, "epochs": 4},
+    {"lr": 3e-4, "weight_decay": 0.1, "epochs": 7},
+    {"lr": 2e-3, "weight_decay": 0.0, "epochs": 2},
 )
+SAFE = MethodSpec("safe", "SAFE", "safe_ray.methods.tuned", {}, {"alpha": alpha_grid(11)})
+GROUP = MethodGroup("safe", (SAFE,), NAMES)
 
 
 def write_task(root: Path, **changes: Any) -> BankJob:
@@ -55,13 +58,10 @@ def write_task(root: Path, **changes: Any) -> BankJob:
         folds=3,
         metric="accuracy",
         choose_by="metric",
-        alphas=alpha_grid(11),
-        alpha_low=0.0,
-        alpha_high=1.0,
         batch_size=8,
         warmup=0.1,
-        trained=NAMES,
         training_seed=5,
+        groups=(GROUP,),
         card={
             "backbone": {"name": "tiny"},
             "dataset": "shapes",
@@ -76,7 +76,7 @@ def write_task(root: Path, **changes: Any) -> BankJob:
     )
     replace(facts, **changes).save(sweep / "tasks" / TASK.id, classifier())
     save_file({k: v.contiguous() for k, v in state_of(layer(0)).items()}, sweep / POOLING)
-    return BankJob(str(sweep), TASK.id, 0, CANDIDATES)
+    return BankJob(str(sweep), TASK.id, "safe", 0, CANDIDATES)
 
 
 def device() -> torch.device:

@@ -21,17 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safe_ray.heads.artifact import load_head
-from safe_ray.specs import HyperParameters
 from safe_ray.training.distributed import DataParallel, shard_edges, train_with_workers
-from safe_ray.training.job import (
-    CHECKPOINT,
-    OUTCOME,
-    BankJob,
-    BankOutcome,
-    TaskFacts,
-    run_bank,
-    support_shard,
-)
+from safe_ray.training.facts import TaskFacts
+from safe_ray.training.job import CHECKPOINT, BankJob, run_bank, support_shard
+from safe_ray.training.outcome import OUTCOME, BankOutcome
 from tests.training.tasks import device, write_task
 
 RESOURCES = {"CPU": 0.5}
@@ -89,7 +82,7 @@ def interrupted_after(job: BankJob, epoch: int) -> None:
     job = replace(job, checkpoint_seconds=0.0)
 
     def stop(share: float) -> None:
-        if share * max(c.epochs for c in job.candidates) > epoch:
+        if share * max(c["epochs"] for c in job.candidates) > epoch:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -145,8 +138,8 @@ def assert_same_heads(first: BankJob, second: BankJob) -> None:
     assert two is not None
     for a, b in zip(one.candidates, two.candidates, strict=True):
         assert a.losses == pytest.approx(b.losses, rel=1e-4)
-        head, _ = load_head(first.folder / str(a.head))
-        expected, _ = load_head(second.folder / str(b.head))
+        head, _ = load_head(first.folder / str(a.fits["safe"].head))
+        expected, _ = load_head(second.folder / str(b.fits["safe"].head))
         for name, tensor in expected.items():
             assert torch.allclose(head[name], tensor, rtol=1e-3, atol=2e-5), name
 
@@ -166,7 +159,7 @@ def test_two_workers_train_the_single_workers_heads(tmp_path: Path, pin: str) ->
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_that_dies_is_replaced_and_training_goes_on(tmp_path: Path) -> None:
-    candidates = (HyperParameters(1e-4, 0.01, 400, 0.5),)
+    candidates = ({"lr": 1e-4, "weight_decay": 0.01, "epochs": 400},)
     alone = replace(write_task(tmp_path / "one"), candidates=candidates)
     run_bank(alone, device())
     job = replace(write_task(tmp_path / "two"), candidates=candidates, checkpoint_seconds=0.0)

@@ -8,26 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from safe_ray.heads.artifact import load_head
 from safe_ray.heads.blending import blend_logits
-from safe_ray.heads.selection import best_point
 from safe_ray.poolings.pooled import pool_with_heads
-from safe_ray.specs import HyperParameters, Metric
+from safe_ray.specs import Metric
 from safe_ray.training import job as job_module
-from safe_ray.training.job import (
-    CHECKPOINT,
-    BankJob,
-    BankOutcome,
-    TaskFacts,
-    bank_members,
-    fold_of,
-    load_pooling,
-    run_bank,
-)
+from safe_ray.training.facts import TaskFacts, load_pooling
+from safe_ray.training.job import CHECKPOINT, BankJob, bank_members, run_bank
 from safe_ray.training.loop import TrainingState
+from safe_ray.training.outcome import BankOutcome
 from tests.heads.test_bank import POOL, classifier
 from tests.training.tasks import CANDIDATES, device, write_task
 
@@ -38,15 +28,16 @@ def test_a_bank_leaves_heads_and_an_outcome(tmp_path: Path) -> None:
     outcome = BankOutcome.load(job.folder)
     assert outcome is not None
     assert outcome.samples == 14
-    assert [c.hyper_parameters for c in outcome.candidates] == list(CANDIDATES)
+    assert [c.values for c in outcome.candidates] == list(CANDIDATES)
     for candidate in outcome.candidates:
-        assert len(candidate.losses) == candidate.hyper_parameters.epochs
-        assert candidate.row is not None
-        assert candidate.best == best_point(candidate.row)
-        _, card = load_head(job.folder / str(candidate.head))
-        assert card["alpha"] == candidate.row.alphas[candidate.best]
-        assert card["hyper_parameters"]["lr"] == candidate.hyper_parameters.lr
-    zero_shot = {candidate.row.accuracy[0] for candidate in outcome.candidates if candidate.row}
+        assert len(candidate.losses) == candidate.values["epochs"]
+        fit = candidate.fits["safe"]
+        assert fit.point.score == max(fit.rows["alpha"].score)
+        _, card = load_head(job.folder / str(fit.head))
+        assert card["alpha"] == card["knobs"]["alpha"] == fit.at["alpha"]
+        assert card["method"]["name"] == "safe"
+        assert card["hyper_parameters"] == candidate.values
+    zero_shot = {c.fits["safe"].rows["alpha"].accuracy[0] for c in outcome.candidates}
     assert len(zero_shot) == 1  # at alpha = 0 every head is the original pooling
     assert not (job.folder / CHECKPOINT).exists()
 
@@ -61,10 +52,11 @@ def test_the_row_in_the_outcome_is_what_the_stored_head_gives(tmp_path: Path) ->
     outcome = BankOutcome.load(job.folder)
     assert outcome is not None
     for candidate in outcome.candidates:
-        head, _ = load_head(job.folder / str(candidate.head))
+        fit = candidate.fits["safe"]
+        head, _ = load_head(job.folder / str(fit.head))
         tuned = pool_with_heads([head], POOL, maps, device())[0]
-        assert candidate.row is not None
-        for alpha, accuracy in zip(candidate.row.alphas, candidate.row.accuracy, strict=True):
+        row = fit.rows["alpha"]
+        for alpha, accuracy in zip(row.values, row.accuracy, strict=True):
             logits = blend_logits(tuned, original, classifier(), 20.0, alpha)
             assert (logits.argmax(-1) == labels).float().mean().item() == pytest.approx(accuracy)
 
@@ -77,11 +69,8 @@ def test_the_alpha_is_chosen_by_the_metric_of_the_task(tmp_path: Path, metric: M
     outcome = BankOutcome.load(job.folder)
     assert outcome is not None
     for candidate in outcome.candidates:
-        row = candidate.row
-        assert row is not None
-        assert candidate.best is not None
+        row, point = candidate.fits["safe"].rows["alpha"], candidate.fits["safe"].point
         assert row.accuracy != row.mean_per_class
-        point = row.at(candidate.best)
         assert getattr(point, metric) == pytest.approx(max(getattr(row, metric)), abs=1e-12)
         assert point.gained - point.lost == round((point.accuracy - row.accuracy[0]) * 14)
 
@@ -94,7 +83,7 @@ def test_training_in_bfloat16_leaves_the_same_heads_but_for_rounding(tmp_path: P
         outcome = BankOutcome.load(job.folder)
         assert outcome is not None
         losses[precision] = [candidate.losses[-1] for candidate in outcome.candidates]
-        head, _ = load_head(job.folder / str(outcome.candidates[0].head))
+        head, _ = load_head(job.folder / str(outcome.candidates[0].fits["safe"].head))
         assert {tensor.dtype for tensor in head.values()} == {torch.float32}
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
     assert losses["bf16"] != losses["fp32"]
@@ -138,12 +127,12 @@ def test_a_killed_bank_goes_on_from_its_checkpoint(
 
 def test_a_diverged_candidate_is_failed_and_its_neighbours_are_not(tmp_path: Path) -> None:
     job = write_task(tmp_path)
-    wild = HyperParameters(1e30, 0.0, 3, 0.5)
+    wild = {"lr": 1e30, "weight_decay": 0.0, "epochs": 3}
     run_bank(replace(job, candidates=(CANDIDATES[0], wild, CANDIDATES[1])), device())
     outcome = BankOutcome.load(job.folder)
     assert outcome is not None
     assert [candidate.failed for candidate in outcome.candidates] == [False, True, False]
-    assert outcome.candidates[1].head is None
+    assert outcome.candidates[1].fits == {}
     assert math.isnan(outcome.candidates[1].losses[-1])
 
 
@@ -169,33 +158,13 @@ def test_cross_validation_scores_each_support_sample_by_a_head_that_never_saw_it
     plain = write_task(tmp_path / "plain")
     run_bank(plain, device())
     for candidate in outcome.candidates:
-        head, _ = load_head(job.folder / str(candidate.head))
-        expected, _ = load_head(plain.folder / str(candidate.head))
+        head, _ = load_head(job.folder / str(candidate.fits["safe"].head))
+        expected, _ = load_head(plain.folder / str(candidate.fits["safe"].head))
         assert torch.allclose(
             head["c_proj.weight"], expected["c_proj.weight"], rtol=1e-3, atol=1e-5
         )
 
 
-@given(labels=st.lists(st.integers(0, 6), min_size=1, max_size=60), folds=st.integers(2, 5))
-def test_folds_are_balanced_within_every_class(labels: list[int], folds: int) -> None:
-    samples = [str(place) for place in range(len(labels))]
-    assigned = fold_of(labels, samples, folds)
-    for label in set(labels):
-        counts = [
-            sum(a == fold and b == label for a, b in zip(assigned, labels, strict=True))
-            for fold in range(folds)
-        ]
-        assert max(counts) - min(counts) <= 1
-
-
-@given(drawn=st.lists(st.integers(0, 9), min_size=1, max_size=60), folds=st.integers(2, 5))
-def test_an_image_that_was_drawn_twice_is_in_one_fold(drawn: list[int], folds: int) -> None:
-    labels = [image % 3 for image in drawn]
-    assigned = fold_of(labels, [str(image) for image in drawn], folds)
-    for image in set(drawn):
-        assert len({fold for fold, each in zip(assigned, drawn, strict=True) if each == image}) == 1
-
-
 def test_a_job_survives_the_way_to_a_worker() -> None:
-    job = BankJob("/sweep", "task", 2, CANDIDATES, 5.0)
+    job = BankJob("/sweep", "task", "safe", 2, CANDIDATES, 5.0)
     assert BankJob.from_json(job.to_json()) == job

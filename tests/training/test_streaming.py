@@ -18,7 +18,9 @@ from safe_ray.features.store import FeatureStore, StoreKey
 from safe_ray.files import read_record, write_record
 from safe_ray.poolings import to_json
 from safe_ray.poolings.modified_resnet import AttentionPool
-from safe_ray.training.job import OUTCOME, POOLING, BankJob, BankOutcome, TaskFacts, run_bank
+from safe_ray.training.facts import POOLING, TaskFacts
+from safe_ray.training.job import BankJob, run_bank
+from safe_ray.training.outcome import OUTCOME, BankOutcome
 from safe_ray.training.streaming import StreamedMaps
 from tests.training.tasks import CANDIDATES, VIEWS, device, write_task
 
@@ -89,7 +91,7 @@ def test_a_streamed_bank_is_the_pinned_one(tmp_path: Path, ray_cluster: None) ->
     assert one.candidates == other.candidates
     for candidate in one.candidates:
         heads = [
-            load_file(job.folder / str(candidate.head) / "head.safetensors")
+            load_file(job.folder / str(candidate.fits["safe"].head) / "head.safetensors")
             for job in (pinned, streamed)
         ]
         assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
@@ -129,7 +131,7 @@ def write_big_task(root: Path, like: BankJob) -> BankJob:
     text = torch.nn.functional.normalize(torch.randn(classes, output), dim=-1)
     facts.save(sweep / "tasks" / facts.task.id, text)
     save_file(pooling, sweep / POOLING)
-    return BankJob(str(sweep), facts.task.id, 0, (replace(CANDIDATES[0], epochs=2),))
+    return BankJob(str(sweep), facts.task.id, "safe", 0, ({**CANDIDATES[0], "epochs": 2},))
 
 
 def set_pin(job: BankJob, pin: str, budget: int) -> None:

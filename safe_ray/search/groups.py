@@ -1,0 +1,154 @@
+"""Which methods a sweep runs, and which of them share a bank of candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from safe_ray.config import FloatRange, IntRange, MethodConfig, SweepConfig
+from safe_ray.errors import InputError, nearest
+from safe_ray.heads.blending import alpha_grid
+from safe_ray.methods.base import Method, Recipe, make_method
+from safe_ray.poolings.base import Pooling, select_parameters
+from safe_ray.search.space import Quantity, SearchSpace
+from safe_ray.specs import MethodGroup, MethodSpec, Range
+from safe_ray.training.loop import QUANTITIES
+
+
+@dataclass(frozen=True)
+class Group:
+    """Methods that are fitted to the same candidates.
+
+    Attributes:
+        methods: in the order in which they were asked for.
+        recipe: what is trained for them, or None.
+        space: what is searched; the first method's score decides.
+    """
+
+    methods: tuple[MethodSpec, ...]
+    recipe: Recipe | None
+    space: SearchSpace
+
+    @property
+    def name(self) -> str:
+        """Of its first method."""
+        return self.methods[0].name
+
+    def candidates(self, wanted: int) -> int:
+        """Return how many candidates there are for each task: one if nothing is searched."""
+        return wanted if self.space.is_searched else 1
+
+
+def groups_of(config: SweepConfig) -> tuple[Group, ...]:
+    """Return the methods of a sweep, those with the same recipe and the same space together.
+
+    Raises:
+        InputError: a method's module cannot be used, or its file names a quantity or a knob that
+            the method does not know, or lacks one.
+    """
+    groups: list[Group] = []
+    for name in config.method:
+        group = _group(config, name, config.methods[name])
+        for place, other in enumerate(groups):
+            if (other.recipe, other.space.quantities) == (group.recipe, group.space.quantities):
+                groups[place] = replace(other, methods=(*other.methods, *group.methods))
+                break
+        else:
+            groups.append(group)
+    return tuple(groups)
+
+
+def described(group: Group, pooling: Pooling, names: Sequence[str]) -> MethodGroup:
+    """Return a group as workers need it.
+
+    Args:
+        group: the methods.
+        pooling: what is tuned.
+        names: the names of its parameters.
+
+    Raises:
+        InputError: the recipe names a part that the pooling has not.
+    """
+    recipe = group.recipe
+    trained = () if recipe is None else select_parameters(pooling, _parts(recipe), names)
+    return MethodGroup(group.name, group.methods, trained)
+
+
+def _parts(recipe: Recipe) -> Sequence[str] | str:
+    return "all" if recipe.parameters == ("all",) else recipe.parameters
+
+
+def _group(config: SweepConfig, name: str, file: MethodConfig) -> Group:
+    method = make_method(file.module, file.options)
+    recipe = method.recipe
+    if recipe is not None and recipe.parameters == ("all",):
+        wanted = config.training.parameters
+        recipe = Recipe(("all",) if wanted == "all" else tuple(wanted))
+    quantities = _quantities(config, name, file, method)
+    knobs = _knobs(config, name, file, method)
+    spec = MethodSpec(name, file.title or name, file.module, dict(file.options), knobs)
+    return Group((spec,), recipe, SearchSpace(quantities, knobs, name))
+
+
+def _quantities(
+    config: SweepConfig, name: str, file: MethodConfig, method: Method
+) -> dict[str, Quantity]:
+    """Return what the method's candidates are made of: `search.*`, and over it the file's."""
+    found: dict[str, Quantity] = {}
+    if method.recipe is not None:
+        found = {each: as_range(getattr(config.search, each)) for each in QUANTITIES}
+    known = (*found, *method.quantities)
+    _refuse_unknown(name, "space", file.space, known)
+    found |= {each: as_range(value) for each, value in file.space.items()}
+    missing = [each for each in method.quantities if each not in found]
+    if missing:
+        raise InputError(
+            f"The method {name!r} lacks space.{missing[0]}: give it a number, or a range to search "
+            "with low and high, in its file."
+        )
+    return found
+
+
+def _knobs(
+    config: SweepConfig, name: str, file: MethodConfig, method: Method
+) -> dict[str, tuple[float, ...]]:
+    known = [knob for group in method.knobs for knob in group]
+    _refuse_unknown(name, "knobs", file.knobs, known)
+    missing = [knob for knob in known if knob not in file.knobs]
+    if missing:
+        raise InputError(
+            f"The method {name!r} lacks knobs.{missing[0]}: give it a number, a list of numbers to "
+            "choose from, or search.alpha, in its file."
+        )
+    return {knob: _grid(config, file.knobs[knob]) for knob in known}
+
+
+def _grid(config: SweepConfig, values: str | float | tuple[float, ...]) -> tuple[float, ...]:
+    if not isinstance(values, str):
+        return values if isinstance(values, tuple) else (float(values),)
+    alpha = config.search.alpha
+    if not isinstance(alpha, FloatRange):
+        return (float(alpha),)
+    return tuple(
+        value
+        for value in alpha_grid(config.search.alpha_points)
+        if alpha.low - 1e-9 <= value <= alpha.high + 1e-9
+    )
+
+
+def as_range(value: Quantity | FloatRange | IntRange) -> Quantity:
+    """Return a setting as the value that travels."""
+    if isinstance(value, FloatRange | IntRange):
+        return Range(value.low, value.high, value.log, isinstance(value, IntRange))
+    return value
+
+
+def _refuse_unknown(
+    name: str, where: str, given: Mapping[str, object], known: list[str] | tuple[str, ...]
+) -> None:
+    unknown = next((each for each in given if each not in known), None)
+    if unknown is not None:
+        raise InputError(
+            f"The method {name!r} has {where}.{unknown}, which it does not know."
+            + (nearest(unknown, known) or f" It knows: {', '.join(known) or 'none'}.")
+        )

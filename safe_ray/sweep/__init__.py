@@ -1,0 +1,1 @@
+"""One sweep, in the order in which it does things: data, images, tasks, search, test, report."""

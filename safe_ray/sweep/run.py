@@ -1,0 +1,175 @@
+"""One sweep from beginning to end: what `python -m safe_ray.tune` does.
+
+    load and connect -> take the name -> features -> search -> test report
+
+What can be checked without that has been checked before (`safe_ray.sweep.begin`).
+
+The sweep's folder holds all of its state, and every step finds what an earlier run of the same
+sweep has left there: so a driver may be killed at any point and started again.
+
+    config.json            what the winners depend on, which a later run must share
+    plan.json              what was decided by the first run's machines: the trunk's arithmetic, and
+                           the size of a bank
+    pooling.safetensors    the original pooling
+    tasks/, banks/         see `safe_ray.training.job`
+    optuna-journal.log     see `safe_ray.search.journal`
+    summary.json, results.parquet, results.md
+    correct.parquet        which test images each result has right
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safe_ray.backbones.openclip import Backbone
+from safe_ray.cluster import (
+    ClusterResources,
+    plan_trials,
+)
+from safe_ray.config import SweepConfig
+from safe_ray.features.extract import Precision, resolve_precision
+from safe_ray.job import is_submitted
+from safe_ray.progress import Reporter
+from safe_ray.report.correct import write_correct
+from safe_ray.report.summary import TaskResult
+from safe_ray.report.tables import print_table, write_report
+from safe_ray.search.groups import groups_of
+from safe_ray.sweep.begin import Admitted
+from safe_ray.sweep.claim import Claim
+from safe_ray.sweep.closing import closing_lines
+from safe_ray.sweep.extraction import extract_support
+from safe_ray.sweep.final_test import columns_of_targets, run_final_test
+from safe_ray.sweep.images import check_unchanged
+from safe_ray.sweep.plan import decided, decisions
+from safe_ray.sweep.precision import check_precisions, precision_of_first_task
+from safe_ray.sweep.recording import Recorder
+from safe_ray.sweep.searching import search_winners
+from safe_ray.sweep.tasks import write_tasks
+from safe_ray.tracking.system import system_facts
+from safe_ray.tracking.writer import BackgroundTracker
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """What a sweep has left.
+
+    Attributes:
+        folder: the sweep's folder.
+        results: one entry a task and method.
+        files: summary, table and text.
+        missing: why each without a result has none, by its name.
+        tracking_uri: where the runs are.
+    """
+
+    folder: Path
+    results: tuple[TaskResult, ...]
+    files: tuple[Path, ...]
+    missing: Mapping[str, str]
+    tracking_uri: str
+
+
+def run_admitted(
+    claim: Claim,
+    admitted: Admitted,
+    backbone: Backbone,
+    resources: ClusterResources,
+    writer: BackgroundTracker,
+    reporter: Reporter,
+) -> SweepSummary:
+    """Run a sweep whose images are checked, or go on with it, and print its table.
+
+    A task that cannot be brought to a result does not keep the others from theirs.
+
+    Args:
+        claim: on the sweep's folder; its name is taken here.
+        admitted: data sets and images.
+        backbone: with its weights.
+        resources: of the cluster that has been joined.
+        writer: writes to MLflow, open.
+        reporter: where to say how far it is.
+
+    Raises:
+        InputError: something that the person who asked for it can mend. Nothing that was computed
+            before is lost.
+    """
+    config, images = claim.config, admitted.images
+    plan = plan_trials(
+        resources,
+        config.training.workers,
+        config.training.cpus_per_worker,
+        config.training.gpus_per_worker,
+        config.search.concurrent_trials,
+    )
+    groups = groups_of(config)
+    precision = _precision(claim)
+    check_precisions(config, precision, plan.gpus_per_worker)
+    if claim.resumed:
+        check_unchanged(config, images.tasks)
+    claim.take()
+    decided(config, "precision", lambda: precision)
+    writer.log_system(system_facts(_devices(resources)))
+
+    # Nobody who chooses has a test split to look at, from here until all is chosen.
+    columns = columns_of_targets(config, admitted.manifests)
+    manifests = {name: manifest.without_test() for name, manifest in admitted.manifests.items()}
+    extract_support(
+        config,
+        backbone,
+        images.tasks,
+        precision,
+        reporter.phase("extracting features"),
+        reporter,
+    )
+    facts = write_tasks(config, backbone, manifests, images.tasks, precision, plan, groups)
+    recorder = Recorder(writer, facts, config.tracking.register_winners)
+    recorder.start()
+    decision = search_winners(claim, facts, groups, backbone, plan, recorder, reporter)
+    results, correct = run_final_test(
+        config, facts, backbone, decision, images.tests, columns, recorder, reporter
+    )
+    missing = {
+        result.label(len(config.method)): reason for result, reason in decision.missing.items()
+    }
+    # MLflow may be slow to take what is queued, or lost: the report does not wait for it.
+    files: Sequence[Path] = ()
+    if results:
+        print_table(results, correct=correct)
+        files = [
+            *write_report(results, config.outputs, sorted(missing), correct),
+            write_correct(correct, config.outputs),
+        ]
+    return SweepSummary(config.outputs, tuple(results), tuple(files), missing, writer.tracker.uri)
+
+
+def _precision(claim: Claim) -> Precision:
+    """Return the arithmetic of the trunk: as asked for, or as the first run's GPUs decided.
+
+    To ask is not to decide: a run that is refused leaves no decision behind.
+    """
+    config = claim.config
+    wanted = config.features.precision
+    if wanted != "auto":
+        return wanted
+    before = None
+    if claim.resumed:
+        before = decisions(config).get("precision") or precision_of_first_task(config.outputs)
+    return before or resolve_precision(wanted)
+
+
+def _devices(resources: ClusterResources) -> dict[str, str]:
+    return {
+        "cluster.nodes": str(len(resources.nodes)),
+        "cluster.CPU": f"{resources.cpus:g}",
+        "cluster.GPU": f"{resources.gpus:g}",
+    }
+
+
+def print_where(config: SweepConfig, result: SweepSummary, seconds: float) -> None:
+    """Print how long this run of a sweep took, and where everything is."""
+    print(f"Done in {seconds:.0f} s.")
+    node = socket.gethostname() if is_submitted() else None
+    lines = closing_lines(result.folder, config.features.store, result.tracking_uri, node)
+    print("\n".join(lines))

@@ -1,0 +1,152 @@
+"""The search of a sweep, and the winners that it comes to."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import optuna
+
+from safe_ray.backbones.openclip import Backbone
+from safe_ray.cluster import (
+    TrialPlan,
+)
+from safe_ray.config import SweepConfig
+from safe_ray.progress import Reporter
+from safe_ray.search.groups import Group
+from safe_ray.search.journal import Journal
+from safe_ray.search.searcher import BankSearcher, SearchOptions, size_of_first_bank
+from safe_ray.search.sizing import BankFootprint, automatic_bank_size
+from safe_ray.search.tuning import run_trials
+from safe_ray.sweep.claim import Claim
+from safe_ray.sweep.plan import decided
+from safe_ray.sweep.recording import Recorder
+from safe_ray.sweep.winners import Decision, decide, discard_damaged, remedied
+from safe_ray.training.facts import TaskFacts
+from safe_ray.training.job import BankJob
+from safe_ray.training.outcome import BankOutcome
+
+
+def search_winners(
+    claim: Claim,
+    facts: Mapping[str, TaskFacts],
+    groups: Sequence[Group],
+    backbone: Backbone,
+    plan: TrialPlan,
+    recorder: Recorder,
+    reporter: Reporter,
+) -> Decision:
+    """Search, and choose winners whose files are whole: a damaged one's bank is trained again."""
+    sweep = str(claim.config.outputs)
+    searcher = _search(claim, facts, groups, backbone, plan, recorder, reporter)
+    decision = decide(sweep, searcher)
+    damaged = discard_damaged(decision)
+    if damaged:
+        for result, reason in damaged.items():
+            label = result.label(len(claim.config.method))
+            reporter.say(f"{label}: {reason}; the winner's bank is trained again.")
+        searcher = _search(claim, facts, groups, backbone, plan, recorder, reporter)
+        decision = decide(sweep, searcher)
+        decision = decision.without(discard_damaged(decision))
+    for study, failures in searcher.given_up.items():
+        if any(choice.id.task_id == study.task_id for choice in decision.choices.values()):
+            reporter.say(
+                f"{study.task_id}: {len(failures)} of its banks could not be trained "
+                f"({remedied(next(iter(failures.values())))})."
+            )
+    return decision
+
+
+def _search(
+    claim: Claim,
+    facts: Mapping[str, TaskFacts],
+    groups: Sequence[Group],
+    backbone: Backbone,
+    plan: TrialPlan,
+    recorder: Recorder,
+    reporter: Reporter,
+) -> BankSearcher:
+    config = claim.config
+    folder, search = config.outputs, config.search
+    spaces = {group.name: group.space for group in groups}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = Journal(folder, reporter.say)
+    total = sum(group.candidates(search.candidates) for group in groups) * len(facts)
+    progress = reporter.phase("searching")
+    began = time.monotonic()
+    done = found = 0
+    failed: Counter[str] = Counter()
+
+    def on_bank(job: BankJob, outcome: BankOutcome) -> None:
+        nonlocal done
+        failed[outcome.task_id] += sum(candidate.failed for candidate in outcome.candidates)
+        recorder.bank(job, outcome)
+        journal.record(spaces[outcome.group], outcome)
+        done += len(outcome.candidates)
+
+    def show(unfinished: float) -> None:
+        trained = done - found + unfinished
+        rest = total - done - unfinished
+        # Before a whole candidate is trained, the start of the processes would be extrapolated.
+        left = (time.monotonic() - began) / trained * rest if trained >= 1 else None
+        progress(int(done + unfinished), total, left)
+
+    searcher = BankSearcher(
+        folder,
+        [task.task for task in facts.values()],
+        groups,
+        SearchOptions(
+            candidates=search.candidates,
+            bank=_bank_size(config, facts, backbone, plan),
+            banks_in_flight=search.banks_in_flight,
+            seed=search.seed,
+            checkpoint_seconds=config.training.checkpoint_seconds,
+            before=claim.beginning.candidates[:-1],
+        ),
+        on_bank,
+        show,
+        reporter.say,
+    )
+    found = done
+    progress(done, total, None)
+    training = config.training
+    run_trials(searcher, plan, training.workers, training.max_failures, folder, say=reporter.say)
+    if not searcher.complete and searcher.stopped is None:
+        # Somebody ended Tune's run with a signal that Tune takes itself.
+        raise KeyboardInterrupt
+    for task_id in facts:
+        if failed[task_id]:
+            reporter.say(f"{task_id}: {failed[task_id]} candidates diverged and were left out.")
+    return searcher
+
+
+def _bank_size(
+    config: SweepConfig,
+    facts: Mapping[str, TaskFacts],
+    backbone: Backbone,
+    plan: TrialPlan,
+) -> int:
+    """Return the size of a bank: as asked for, or as the first run of the sweep decided."""
+    search = config.search
+    if search.bank != "auto":
+        return search.bank
+    crossed = any(task.mode == "cross" for task in facts.values())
+    folds = search.folds if crossed else 0
+    footprint = BankFootprint(
+        parameters=sum(tensor.numel() for tensor in backbone.state.values()),
+        activation_bytes=backbone.pooling.activation_bytes(
+            backbone.state, config.training.batch_size
+        ),
+        members=1 + folds,
+        maps=max(task.maps_in_memory for task in facts.values()),
+        map_bytes=2 * backbone.tokens * backbone.width,
+    )
+    return decided(
+        config,
+        "bank",
+        lambda: (
+            size_of_first_bank(config.outputs)
+            or automatic_bank_size(search.candidates, footprint, plan.memory)
+        ),
+    )

@@ -1,0 +1,124 @@
+"""The tasks of a sweep as workers need them, written into its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from safe_ray.backbones.openclip import Backbone
+from safe_ray.cluster import TrialPlan
+from safe_ray.config import SweepConfig
+from safe_ray.data.episodes import Episode
+from safe_ray.data.manifest import Manifest
+from safe_ray.features.extract import open_store
+from safe_ray.features.inventory import Inventory
+from safe_ray.files import digest_json, replacing
+from safe_ray.poolings import to_json
+from safe_ray.search.groups import Group, described
+from safe_ray.search.space import task_seed
+from safe_ray.sweep.images import CheckedTask
+from safe_ray.training.facts import POOLING, TaskFacts
+from safe_ray.training.maps import choose_pin, stream_budget
+
+
+def write_tasks(
+    config: SweepConfig,
+    backbone: Backbone,
+    manifests: Mapping[str, Manifest],
+    tasks: Sequence[CheckedTask],
+    precision: str,
+    plan: TrialPlan,
+    groups: Sequence[Group],
+) -> dict[str, TaskFacts]:
+    """Write what the workers need into the sweep's folder, and return it by task id."""
+    folder = config.outputs
+    with replacing(folder / POOLING) as temporary:
+        save_file({k: v.contiguous() for k, v in backbone.state.items()}, temporary)
+    store = open_store(backbone, config.features.store, precision)
+    names = tuple(backbone.state)
+    methods = tuple(described(group, backbone.pooling, names) for group in groups)
+    classifiers: dict[str, Tensor] = {
+        name: backbone.classifier_of(
+            manifests[name].prompts, manifests[name].classes, distinct=manifests[name].ids is None
+        )
+        for name in config.tasks.datasets
+    }
+    written = {}
+    for checked in tasks:
+        task, manifest = checked.task, manifests[checked.task.dataset]
+        facts = TaskFacts(
+            task=task,
+            store_root=str(config.features.store),
+            store_key=store.key.as_json(),
+            tokens=store.tokens,
+            width=store.width,
+            pooling=to_json(backbone.pooling),
+            logit_scale=backbone.logit_scale,
+            views=config.features.views,
+            support=tuple(checked.support.samples),
+            support_labels=_labels(checked.support),
+            validation=tuple(checked.validation.samples),
+            validation_labels=_labels(checked.validation),
+            mode=checked.selection,
+            folds=config.search.folds,
+            metric=config.evaluation.metric,
+            choose_by=config.search.choose_by,
+            batch_size=config.training.batch_size,
+            warmup=config.training.warmup,
+            training_seed=task_seed(config.search.seed, task.id),
+            groups=methods,
+            card=_card(config, backbone, manifest, checked.episode),
+            pin=choose_pin(
+                config.training.pin,
+                len(checked.support.samples)
+                * (config.features.views + 1)
+                * store.bytes_per_row
+                // config.training.workers,
+                plan.memory,
+                plan.host_memory,
+            ),
+            precision=config.training.precision,
+            compiled=config.training.compiled and plan.gpus_per_worker > 0,
+            map_budget=stream_budget(plan.host_memory or plan.memory),
+        )
+        facts.save(folder / "tasks" / task.id, classifiers[task.dataset])
+        written[task.id] = facts
+    return written
+
+
+def _labels(inventory: Inventory) -> tuple[int, ...]:
+    return tuple(inventory.table.column("label").to_pylist())
+
+
+def _card(
+    config: SweepConfig, backbone: Backbone, manifest: Manifest, episode: Episode
+) -> dict[str, Any]:
+    spec = config.backbone
+    return {
+        "backbone": {
+            "name": spec.name,
+            "model": spec.model,
+            "pretrained": spec.pretrained,
+            "model_config": spec.architecture_file,
+            "digest": backbone.digest,
+        },
+        "dataset": episode.dataset,
+        "shots": episode.shots,
+        "seed": episode.seed,
+        "class_names": list(manifest.classes),
+        "templates": list(manifest.templates),
+        "prompts": config.data.prompts,
+        "prompts_digest": digest_json(manifest.prompts),
+        "logit_scale": backbone.logit_scale,
+        "preprocessing": asdict(backbone.preprocessing),
+        "episode": {
+            "convention": config.data.convention,
+            "digest": episode.digest,
+            "train_digest": episode.train_digest,
+            "validation_digest": episode.validation_digest,
+        },
+    }

@@ -1,0 +1,414 @@
+"""The main job from the command line to the summary: real images, real Ray, real MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pyarrow.parquet as pq
+import pytest
+import torch
+from mlflow import MlflowClient, artifacts
+from open_clip.factory import add_model_config
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from safe_ray.specs import BackboneSpec, DatasetSpec
+from tests.conftest import SOME_SHAPES, TINY_MODEL
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = (
+    "backbone=tiny",
+    "tasks.datasets=[shapes]",
+    "tasks.shots=[2]",
+    "tasks.seeds=[1,2]",
+    "features.views=2",
+    "search.candidates=6",
+    "search.bank=2",
+    "search.epochs={low: 4, high: 12}",
+    "training.batch_size=8",
+    "evaluation.targets=[some_shapes]",
+)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: BackboneSpec) -> Path:
+    """A weights file, as plain open_clip reads it."""
+    add_model_config(tiny_backbone.model_config)
+    torch.manual_seed(0)
+    model = open_clip.create_model(TINY_MODEL)
+    file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(model.state_dict(), file)
+    return file
+
+
+def command(config_dir: Path, weights: Path, storage: Path, *overrides: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "safe_ray.tune",
+        "--config-dir",
+        str(config_dir),
+        *SETTINGS,
+        f"backbone.pretrained={weights}",
+        f"storage={storage}",
+        "sweep=trial",
+        "cluster.num_cpus=2",
+        *overrides,
+    ]
+
+
+def run(arguments: list[str], timeout: float = 280) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def summary_of(storage: Path) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = json.loads(
+        (storage / "outputs" / "trial" / "summary.json").read_text()
+    )
+    return entries
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, tiny_config_dir: Path, weights: Path
+) -> tuple[Path, str]:
+    """One whole sweep of two tasks: where it is, and what it printed."""
+    storage = tmp_path_factory.mktemp("storage")
+    done = run(command(tiny_config_dir, weights, storage))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return storage, done.stdout
+
+
+def test_it_prints_a_table_and_where_everything_is(finished: tuple[Path, str]) -> None:
+    storage, printed = finished
+    assert "zero-shot" in printed
+    assert "shapes" in printed
+    assert f"mlflow ui --backend-store-uri sqlite:///{storage}/mlflow.db" in printed
+    for name in ("summary.json", "results.parquet", "results.md", "optuna-journal.log"):
+        assert (storage / "outputs" / "trial" / name).exists()
+
+
+def test_on_a_terminal_it_shows_bars_and_prints_the_same_table(
+    finished: tuple[Path, str], tmp_path: Path, tiny_config_dir: Path, weights: Path
+) -> None:
+    terminal, side = pty.openpty()
+    process = subprocess.Popen(
+        command(tiny_config_dir, weights, tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=side,
+        env={**os.environ, "TERM": "xterm-256color"},
+        text=True,
+    )
+    os.close(side)
+    shown = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert process.stdout is not None
+    printed = process.stdout.read()
+    assert process.wait(60) == 0, shown.decode()[-3000:]
+    assert "searching" in shown.decode()
+    assert "━" in shown.decode()
+    _, table = finished
+    assert printed.partition("Done in")[0] == table.partition("Done in")[0]
+
+
+def test_every_head_is_a_run_with_its_curves_and_its_artifact(
+    finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, _ = finished
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{storage}/mlflow.db")
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("trial")
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    kinds = [r.data.tags["safe_ray.kind"] for r in runs]
+    assert (kinds.count("task"), kinds.count("candidate")) == (2, 12)
+    for child in (r for r in runs if r.data.tags["safe_ray.kind"] == "candidate"):
+        assert child.info.status == "FINISHED"
+        losses = client.get_metric_history(child.info.run_id, "train_loss")
+        assert len(losses) == int(child.data.params["epochs"])
+        for metric in ("accuracy", "mean_per_class"):
+            curve = f"validation_{metric}_over_alpha"
+            assert len(client.get_metric_history(child.info.run_id, curve)) == 101
+        files = {f.path for f in client.list_artifacts(child.info.run_id, "head")}
+        assert files == {"head/head.safetensors", "head/head.json"}
+    for entry in summary_of(storage):
+        task = client.get_run(entry["mlflow_run_id"])
+        metrics = task.data.metrics
+        assert metrics["test_safe"] == entry["test"]["safe"]
+        assert metrics["test_safe_mean_per_class"] == entry["test_mean_per_class"]["safe"]
+        target = entry["targets"]["some_shapes"]["mean_per_class"]["zero_shot"]
+        assert metrics["test_zero_shot_mean_per_class/some_shapes"] == target
+        for name, value in entry["validation"].items():
+            assert metrics[f"validation_{name}"] == value
+    models = client.search_registered_models()
+    assert len(models) == 2
+    for model in models:
+        client.get_model_version_by_alias(model.name, "best")
+        folder = artifacts.download_artifacts(f"models:/{model.name}@best")
+        assert (Path(folder) / "head.safetensors").exists()
+
+
+def test_a_head_in_plain_open_clip_gives_the_summarys_accuracy(
+    finished: tuple[Path, str],
+    tiny_backbone: BackboneSpec,
+    tiny_dataset: DatasetSpec,
+    weights: Path,
+) -> None:
+    """Nothing of safe_ray is used here but the files that it wrote: equal to the sample."""
+    storage, _ = finished
+    add_model_config(tiny_backbone.model_config)
+    rows = [row for row in pq.read_table(tiny_dataset.path).to_pylist() if row["split"] == "test"]
+    for entry in summary_of(storage):
+        folder = storage / "outputs" / "trial" / entry["head"]
+        card = json.loads((folder / "head.json").read_text())
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            TINY_MODEL, pretrained=str(weights)
+        )
+        model.eval()
+        images = torch.stack([preprocess(Image.open(io.BytesIO(row["image"]))) for row in rows])
+        labels = torch.tensor([card["class_names"].index(row["class_name"]) for row in rows])
+        tokenizer = open_clip.get_tokenizer(TINY_MODEL)
+        with torch.no_grad():
+            prompts = [[t.format(c) for t in card["templates"]] for c in card["class_names"]]
+            text = torch.stack(
+                [model.encode_text(tokenizer(p), normalize=True).mean(0) for p in prompts]
+            )
+            text = torch.nn.functional.normalize(text, dim=-1)
+            # The blend, in five lines.
+            original = model.encode_image(images)
+            model.visual.attnpool.load_state_dict(load_file(folder / "head.safetensors"))
+            tuned = model.encode_image(images)
+            blended = card["alpha"] * tuned + (1 - card["alpha"]) * original
+            logits = card["logit_scale"] * torch.nn.functional.normalize(blended, dim=-1) @ text.T
+        right = int((logits.argmax(-1) == labels).sum())
+        assert right == round(entry["test"]["safe"] * entry["test_samples"])
+        of_each = [(logits.argmax(-1) == labels)[labels == c].double().mean() for c in range(5)]
+        per_class = entry["test_mean_per_class"]["safe"]
+        assert per_class == pytest.approx(float(torch.stack(of_each).mean()))
+        zero_shot = (torch.nn.functional.normalize(original, dim=-1) @ text.T).argmax(-1)
+        assert int((zero_shot == labels).sum()) == round(
+            entry["test"]["zero_shot"] * entry["test_samples"]
+        )
+        # The target's heads choose among its own three classes only.
+        among = [card["class_names"].index(name) for name in SOME_SHAPES]
+        of_target = torch.tensor([int(label) in among for label in labels])
+        chosen = torch.tensor(among)[logits[of_target][:, among].argmax(-1)]
+        target = entry["targets"]["some_shapes"]
+        assert target["samples"] == int(of_target.sum())
+        assert int((chosen == labels[of_target]).sum()) == round(
+            target["accuracy"]["safe"] * target["samples"]
+        )
+
+
+SEALED = """
+import sys
+from safe_ray.cli import main
+from safe_ray.sweep import begin
+from safe_ray.sweep import run as sweep
+from safe_ray.tune import COMMAND
+
+searched = False
+
+class Sealed:
+    def __getattribute__(self, name):
+        raise AssertionError(f"a test split was asked for {name}")
+
+class SealedUntilSearched(dict):
+    def __getitem__(self, name):
+        assert searched, f"the test images of {name} were looked at before the search had ended"
+        return super().__getitem__(name)
+
+    def _all(self, *_):
+        assert searched, "all test images were looked at before the search had ended"
+        return super()
+
+    def values(self): return self._all().values()
+    def items(self): return self._all().items()
+    def __iter__(self): return self._all().__iter__()
+
+check_images, test = begin.check_images, sweep.run_final_test
+
+def check_then_seal(config, manifests, episodes, watch):
+    images = check_images(config, manifests, episodes, watch)
+    for manifest in manifests.values():
+        manifest.tables["test"] = Sealed()
+    object.__setattr__(images, "tests", SealedUntilSearched(images.tests))
+    return images
+
+def unseal_then_test(*arguments):
+    global searched
+    searched = True
+    return test(*arguments)
+
+begin.check_images, sweep.run_final_test = check_then_seal, unseal_then_test
+sys.exit(main(COMMAND))
+"""
+
+
+def test_nothing_that_chooses_touches_a_test_split(
+    finished: tuple[Path, str], tmp_path: Path, tiny_config_dir: Path, weights: Path
+) -> None:
+    """After the check for bad images, test splits raise until the search has ended."""
+    storage, _ = finished
+    arguments = command(tiny_config_dir, weights, tmp_path, "tasks.seeds=[1]")
+    done = run([sys.executable, "-c", SEALED, *arguments[3:]])
+    assert done.returncode == 0, done.stderr[-3000:]
+    for key in ("best", "validation", "test"):
+        assert summary_of(tmp_path)[0][key] == summary_of(storage)[0][key]
+
+
+def test_the_same_command_again_repeats_nothing(
+    finished: tuple[Path, str], tiny_config_dir: Path, weights: Path
+) -> None:
+    storage, _ = finished
+    before = summary_of(storage)
+    again = run(command(tiny_config_dir, weights, storage))
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert summary_of(storage) == before
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    experiment = client.get_experiment_by_name("trial")
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    candidates = [r for r in runs if r.data.tags["safe_ray.kind"] == "candidate"]
+    assert len(candidates) == 12
+
+
+def test_another_configuration_under_the_same_name_is_refused(
+    finished: tuple[Path, str], tiny_config_dir: Path, weights: Path
+) -> None:
+    storage, _ = finished
+    refused = run(command(tiny_config_dir, weights, storage, "training.batch_size=7"))
+    assert refused.returncode == 2
+    assert "training.batch_size was 8, is 7" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.timeout(900)
+def test_a_name_is_taken_by_what_runs_and_goes_on_with_more(
+    tmp_path: Path, tiny_config_dir: Path, weights: Path
+) -> None:
+    settings = ("tasks.seeds=[1]", "evaluation.targets=[]", "search.candidates=3")
+    unfit = tmp_path / "unfit.safetensors"
+    save_file({"weight": torch.zeros(1)}, unfit)
+    refused = run(
+        command(tiny_config_dir, weights, tmp_path, *settings, f"backbone.pretrained={unfit}")
+    )
+    assert refused.returncode == 2
+    assert "does not fit the model" in refused.stderr
+    assert not (tmp_path / "outputs").exists()
+
+    corrected = run(command(tiny_config_dir, weights, tmp_path, *settings))
+    assert corrected.returncode == 0, corrected.stderr[-3000:]
+    (small,) = summary_of(tmp_path)
+    assert small["targets"] == {}
+    kept = finished_banks(tmp_path)
+    assert len(kept) == 2
+
+    more = ("tasks.seeds=[1]", "data.skip_bad=true", "tracking.heads=best", "search.candidates=7")
+    grown = run(command(tiny_config_dir, weights, tmp_path, *more))
+    assert grown.returncode == 0, grown.stderr[-3000:]
+    assert "Going on with sweep trial: 1 task, 7 candidates each (3 before)" in grown.stderr
+    assert kept.items() <= finished_banks(tmp_path).items()
+    sizes = [
+        len(json.loads(file.read_text())["candidates"]) for file in sorted(finished_banks(tmp_path))
+    ]
+    assert sizes == [2, 1, 2, 2]
+    (large,) = summary_of(tmp_path)
+    assert set(large["targets"]) == {"some_shapes"}
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    latest = client.get_run(large["mlflow_run_id"]).data.metrics
+    assert latest["test_safe"] == large["test"]["safe"]
+    assert latest["best_lr"] == large["best"]["lr"]
+
+    anew = run(command(tiny_config_dir, weights, tmp_path, *settings, "--restart", "--yes"))
+    assert anew.returncode == 0, anew.stderr[-3000:]
+    (again,) = summary_of(tmp_path)
+    assert again["mlflow_run_id"] != small["mlflow_run_id"]
+    assert {**again, "mlflow_run_id": ""} == {**small, "mlflow_run_id": ""}
+
+
+def start(arguments: list[str], storage: Path, until: int) -> subprocess.Popen[str]:
+    """Start a sweep, and return when it has finished `until` banks."""
+    driver = subprocess.Popen(
+        arguments,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 240
+    while len(finished_banks(storage)) < until:
+        assert driver.poll() is None, "the sweep ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return driver
+
+
+def finished_banks(storage: Path) -> dict[Path, int]:
+    outcomes = (storage / "outputs" / "trial" / "banks").glob("*/*/*/outcome.json")
+    return {file: file.stat().st_mtime_ns for file in outcomes}
+
+
+@pytest.mark.timeout(900)
+def test_a_sweep_interrupted_then_killed_ends_with_the_same_summary(
+    finished: tuple[Path, str], tmp_path: Path, tiny_config_dir: Path, weights: Path
+) -> None:
+    storage, _ = finished
+    arguments = command(tiny_config_dir, weights, tmp_path)
+
+    interrupted = start(arguments, tmp_path, until=1)
+    interrupted.send_signal(signal.SIGINT)
+    _, told = interrupted.communicate(timeout=120)
+    assert interrupted.returncode == 130, told
+    assert "sweep=trial" in told
+    assert "Traceback" not in told
+    kept = finished_banks(tmp_path)
+    assert 1 <= len(kept) < 6
+
+    killed = start(arguments, tmp_path, until=len(kept) + 1)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    kept |= finished_banks(tmp_path)
+    assert len(kept) < 6
+
+    resumed = run(arguments)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert "Going on with" in resumed.stderr
+    assert kept.items() <= finished_banks(tmp_path).items()
+
+    def comparable(folder: Path) -> list[dict[str, Any]]:
+        return [{k: v for k, v in e.items() if k != "mlflow_run_id"} for e in summary_of(folder)]
+
+    assert comparable(tmp_path) == comparable(storage)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("trial")
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    kinds = [r.data.tags["safe_ray.kind"] for r in runs]
+    assert (kinds.count("task"), kinds.count("candidate")) == (2, 12)
+
+
+def test_two_ddp_workers_a_trial_find_the_same_heads(
+    finished: tuple[Path, str], tmp_path: Path, tiny_config_dir: Path, weights: Path
+) -> None:
+    storage, _ = finished
+    overrides = ("training.workers=2", "search.candidates=2", "tasks.seeds=[1]")
+    done = run(command(tiny_config_dir, weights, tmp_path, *overrides))
+    assert done.returncode == 0, done.stderr[-3000:]
+    first = Path("outputs/trial/banks/shapes-2shot-seed1/safe/bank-000/outcome.json")
+    one, two = (json.loads((folder / first).read_text()) for folder in (storage, tmp_path))
+    for alone, shared in zip(one["candidates"], two["candidates"], strict=True):
+        assert shared["values"] == alone["values"]
+        assert shared["losses"] == pytest.approx(alone["losses"], rel=1e-3)
