@@ -268,6 +268,9 @@ class SearchConfig(Group):
     distance_penalty: Annotated[SearchedFloat, AfterValidator(within(0))] = Field(
         description="Weight in the loss of the squared distance from the original pooling."
     )
+    logit_pull: Annotated[SearchedFloat, AfterValidator(within(0))] = Field(
+        description="Weight in the loss of the mean absolute difference to the zero-shot logits."
+    )
     temperature: Annotated[SearchedFloat, AfterValidator(within(0, above=True))] = Field(
         description="Factor of the model's logit scale while training; 1 is the model's own."
     )

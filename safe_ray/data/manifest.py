@@ -80,7 +80,7 @@ class Manifest:
         return self.tables[name]
 
     def without_test(self) -> Manifest:
-        """Return the data set as those see it who choose: it has no test split to look at."""
+        """Return the data set without its test split, for whoever chooses something."""
         tables = {name: table for name, table in self.tables.items() if name != "test"}
         return replace(self, tables=tables)
 
@@ -207,7 +207,7 @@ def _check_paths(raw: RawDataset) -> None:
         [chunk for split in SPLITS for chunk in raw.tables[split].column("path").chunks],
         pa.string(),
     )
-    # Arrow sees in a second whether a million paths are good; which is not, Python finds out.
+    # Arrow checks a million paths in a second. Only Python finds the one that is wrong.
     bad = pc.match_substring_regex(paths, r"^$|^/|(^|/)\.\.(/|$)")
     if paths.null_count or pc.any(bad).as_py() or pc.count_distinct(paths).as_py() < len(paths):
         _refuse_paths(raw)

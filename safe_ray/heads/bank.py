@@ -35,9 +35,14 @@ class Bank(nn.Module):
         precision: the pooling's arithmetic: weights and tokens are rounded to it for each pass.
             None is that of the weights; the loss is that in any case.
         temperatures: one a head, with which the loss multiplies the logit scale; None is 1 for all.
+        anchor: the original head, for `logit_pulls`.
+        logit_pulls: one a head, the weight in the loss of the mean absolute difference, over the
+            classes, of its logits to the original head's, both at the model's own scale. None is 0
+            for all.
     """
 
     classifier: Tensor
+    _pulls: Tensor
     _scales: Tensor
 
     def __init__(
@@ -49,6 +54,8 @@ class Bank(nn.Module):
         logit_scale: float,
         precision: torch.dtype | None = None,
         temperatures: Sequence[float] | None = None,
+        anchor: HeadState | None = None,
+        logit_pulls: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.precision = precision
@@ -69,6 +76,14 @@ class Bank(nn.Module):
         self.temperatures = tuple(temperatures or (1.0,) * len(heads))
         scales = torch.tensor([logit_scale * value for value in self.temperatures])
         self.register_buffer("_scales", scales.view(-1, 1, 1).to(self.classifier))
+        self.is_pulled = anchor is not None and any(logit_pulls or ())
+        self.register_buffer("_pulls", torch.tensor(logit_pulls or [0.0]).to(self.classifier))
+        # One head for all candidates; its gradient is never asked for.
+        self._anchor = {
+            name: tensor.detach().float().to(classifier.device).unsqueeze(0)
+            for name, tensor in (anchor or {}).items()
+            if self.is_pulled
+        }
 
     def __len__(self) -> int:
         return self._size
@@ -102,10 +117,23 @@ class Bank(nn.Module):
             `[K]` losses in nats. Their sum may be differentiated at once: no candidate's loss
             depends on another's parameters.
         """
-        return self.losses(self.pool(tokens), labels, weights)
+        return self.losses(self.pool(tokens), labels, weights, self._anchored(tokens))
 
-    def losses(self, pooled: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """Return what `forward` does, from features `[K, N, D]` as the pooling returns them."""
+    @torch.no_grad()
+    def _anchored(self, tokens: Tensor) -> Tensor | None:
+        """Return the original head's logits `[1, N, classes]`, if any head is pulled to them."""
+        if not self.is_pulled:
+            return None
+        pooled = self.pooling.pool(tokens, self._anchor).to(self.classifier.dtype)
+        return tuned_logits(pooled, self.classifier, self.logit_scale)
+
+    def losses(
+        self, pooled: Tensor, labels: Tensor, weights: Tensor, anchored: Tensor | None = None
+    ) -> Tensor:
+        """Return what `forward` does, from features `[K, N, D]` as the pooling returns them.
+
+        `anchored` are the original head's logits, for heads that are pulled to them.
+        """
         logits = tuned_logits(pooled, self.classifier, self._scales)
         candidates, samples, classes = logits.shape
         losses = nn.functional.cross_entropy(
@@ -114,5 +142,10 @@ class Bank(nn.Module):
             reduction="none",
         )
         # A left-out sample must not pass on a NaN, which a product with zero would.
-        losses = losses.view(candidates, samples).masked_fill(weights == 0, 0.0)
+        losses = losses.view(candidates, samples)
+        if anchored is not None:
+            # What is compared is at the model's own scale, whatever the temperature.
+            own = tuned_logits(pooled, self.classifier, self.logit_scale)
+            losses = losses + self._pulls.unsqueeze(1) * (own - anchored).abs().mean(-1)
+        losses = losses.masked_fill(weights == 0, 0.0)
         return (losses * weights).sum(dim=1)

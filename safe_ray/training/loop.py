@@ -39,6 +39,8 @@ class Member:
         decay_to_start: decoupled decay towards the original pooling (see `PullToStart`).
         temperature: what the loss multiplies the logit scale with.
         distance_penalty: weight in the loss of the squared distance from the original pooling.
+        logit_pull: weight in the loss of the mean absolute difference of its logits to the original
+            pooling's.
     """
 
     lr: float = 1e-4
@@ -48,11 +50,12 @@ class Member:
     decay_to_start: float = 0.0
     temperature: float = 1.0
     distance_penalty: float = 0.0
+    logit_pull: float = 0.0
 
     @property
     def is_held(self) -> bool:
         """Whether anything holds it near the original pooling."""
-        return self.decay_to_start != 0 or self.distance_penalty != 0
+        return any((self.decay_to_start, self.distance_penalty, self.logit_pull))
 
     @classmethod
     def of(cls, values: Values, include: tuple[bool, ...] | None = None) -> Member:
@@ -83,6 +86,7 @@ QUANTITIES = (
     "epochs",
     "decay_to_start",
     "distance_penalty",
+    "logit_pull",
     "temperature",
 )
 """The names of what a candidate may say of its training."""
@@ -428,6 +432,8 @@ class _Running:
             logit_scale,
             options.precision,
             [members[index].temperature for index in active] or None,
+            start,
+            [members[index].logit_pull for index in active] or None,
         )
         saved = [state.members[index].moments for index in active]
         known = [moments for moments in saved if moments is not None]
@@ -445,7 +451,9 @@ class _Running:
                 [members[index].distance_penalty for index in active] or [0.0],
             ),
         )
-        step = pooling.step(bank, optimiser) if parallel.world_size == 1 else None
+        # Steps that are written by hand know nothing of the original head's logits.
+        by_hand = parallel.world_size == 1 and not bank.is_pulled
+        step = pooling.step(bank, optimiser) if by_hand else None
         if step is None:
             module = parallel.wrap(bank) if active else bank
             step = AutogradStep(compile_module(module) if options.compiled else module, optimiser)

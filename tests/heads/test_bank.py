@@ -191,3 +191,20 @@ def test_left_out_samples_have_no_influence() -> None:
 def test_unknown_parameter_groups_are_refused(groups: list[str]) -> None:
     with pytest.raises(InputError, match="choose among positional_embedding"):
         select_parameters(POOL, groups, NAMES)
+
+
+def test_a_pull_to_the_zero_shot_logits_is_part_of_the_loss() -> None:
+    """Against open_clip's layer in float64, with the difference of logits written out."""
+    maps, labels = one_batch()
+    weights = torch.full((2, 16), 1 / 16)
+    states = [state_of(layer(seed)) for seed in (1, 2)]
+    anchor = state_of(layer(0))
+    bank = Bank(states, POOL, NAMES, classifier(), 20.0, None, [1.0, 0.5], anchor, [0.0, 0.3])
+    losses = bank(with_mean_token(maps), labels, weights)
+    original = tuned_logits(layer(0)(as_image(maps, GRID)), classifier(), 20.0)
+    for place, (seed, pull, temperature) in enumerate([(1, 0.0, 1.0), (2, 0.3, 0.5)]):
+        logits = tuned_logits(layer(seed)(as_image(maps, GRID)), classifier(), 20.0)
+        expected = nn.functional.cross_entropy(temperature * logits, labels)
+        expected = expected + pull * (logits - original).abs().mean()
+        assert losses[place].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert not any("anchor" in name for name in bank.state_dict())
