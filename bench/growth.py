@@ -31,7 +31,7 @@ from safe_ray.poolings.modified_resnet import AttentionPool
 from safe_ray.poolings.pooled import pool_with_heads
 from safe_ray.search.groups import Group
 from safe_ray.search.journal import Journal
-from safe_ray.search.searcher import BankSearcher, SearchOptions
+from safe_ray.search.searcher import BankSearcher, SearchOptions, Study
 from safe_ray.search.space import SearchSpace
 from safe_ray.specs import KnobRow, MethodSpec, Range, Task, Values
 from safe_ray.training.job import BankJob
@@ -136,8 +136,7 @@ def made_up_search(sweep: Path, tasks: int, candidates: int, bank: int) -> BankS
 
     return BankSearcher(
         sweep,
-        [Task("made_up", 2, seed) for seed in range(1, tasks + 1)],
-        [_GROUP],
+        [Study.of(Task("made_up", 2, seed), _GROUP) for seed in range(1, tasks + 1)],
         SearchOptions(candidates, bank, 1, 0, 60.0),
         on_bank,
     )

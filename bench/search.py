@@ -21,7 +21,7 @@ import ray
 from bench.harness import arguments, finish
 from bench.sweeps import ReadySweep, ready, two_cores
 from safe_ray.search.journal import Journal
-from safe_ray.search.searcher import BankSearcher, SearchOptions
+from safe_ray.search.searcher import BankSearcher, SearchOptions, Study
 from safe_ray.search.tuning import run_trials
 from safe_ray.specs import Values
 from safe_ray.training.job import BankJob, run_bank
@@ -168,8 +168,7 @@ def search_ours(
     began = time.perf_counter()
     searcher = BankSearcher(
         folder,
-        [facts.task for facts in sweep.facts.values()],
-        sweep.groups,
+        [Study.of(facts.task, group) for group in sweep.groups for facts in sweep.facts.values()],
         SearchOptions(
             candidates=candidates,
             bank=bank,

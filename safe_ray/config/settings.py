@@ -292,6 +292,10 @@ class SearchConfig(Group):
         description="What is best on validation samples: the metric, and the negative "
         "log-likelihood among equals; that alone; or that with a prior on alpha around 0.5."
     )
+    refit: Flag = Field(
+        description="Train each winner once more on support and validation images together; no "
+        "protocol of the field does, so benchmarks leave it off."
+    )
     folds: Annotated[int, Strict(), Field(ge=2)] = Field(
         description="Folds of the support images in cross-validation."
     )

@@ -42,6 +42,7 @@ _AFTER_BEST = {
     "protocol_choose_by": "string",
     "protocol_convention": "string",
     "protocol_prompts": "string",
+    "protocol_refit": "bool",
     "protocol_support_samples": "int32",
     "protocol_validation_samples": "int32",
     "protocol_train_digest": "string",

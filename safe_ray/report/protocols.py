@@ -66,7 +66,7 @@ def protocol_lines(results: Sequence[TaskResult]) -> list[str]:
             f"{_explained('metric', protocol)} {_explained('selection', protocol)} "
             f"(`{protocol.selection}`; {images} images a task). Samples are "
             f"{_explained('convention', protocol)} (`{protocol.convention}`); prompts are "
-            f"{_explained('prompts', protocol)} (`{protocol.prompts}`)."
+            f"{_explained('prompts', protocol)} (`{protocol.prompts}`).{_refitted(protocol)}"
         )
     return lines
 
@@ -83,7 +83,16 @@ def _places(results: Sequence[TaskResult]) -> str:
 
 
 def _key(protocol: Protocol) -> tuple[str, ...]:
-    return tuple(str(getattr(protocol, key)) for key in EXPLAINED)
+    return (*(str(getattr(protocol, key)) for key in EXPLAINED), str(protocol.refit))
+
+
+def _refitted(protocol: Protocol) -> str:
+    if not protocol.refit:
+        return ""
+    return (
+        " Winners were then trained once more, on support and validation samples together, which "
+        "no published protocol does."
+    )
 
 
 def _explained(key: str, protocol: Protocol) -> str:

@@ -230,7 +230,7 @@ def _selection(results: Sequence[TaskResult]) -> str:
 
 def _chosen_by(protocol: Protocol) -> str:
     ending = "" if protocol.metric == "accuracy" else f", {protocol.metric.replace('_', ' ')}"
-    return protocol.selection + ending
+    return protocol.selection + ending + ", refit" * protocol.refit
 
 
 def count_not_shown(results: Sequence[TaskResult]) -> int:

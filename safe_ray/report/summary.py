@@ -85,7 +85,8 @@ class Protocol:
             `safe_ray.heads.selection.Rule`).
         convention: of the sampling, a key of `safe_ray.data.episodes.CONVENTIONS`.
         prompts: `single`, `ensemble` or `descriptions`.
-        support_samples: images that the head was tuned on.
+        refit: whether winners were then trained again, on support and validation samples together.
+        support_samples: images that the head was tuned on, before that.
         validation_samples: images that the validation accuracy is over.
         train_digest: of the support samples.
         validation_digest: of the drawn validation samples.
@@ -96,6 +97,7 @@ class Protocol:
     choose_by: str
     convention: str
     prompts: str
+    refit: bool
     support_samples: int
     validation_samples: int
     train_digest: str

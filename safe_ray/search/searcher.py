@@ -16,7 +16,7 @@ from safe_ray.files import read_record, write_record
 from safe_ray.search.failures import Failure, failure_of
 from safe_ray.search.groups import Group
 from safe_ray.search.sizing import bank_sizes
-from safe_ray.search.space import SearchSpace, suggest_bank, task_seed
+from safe_ray.search.space import suggest_bank, task_seed
 from safe_ray.specs import MethodSpec, Task, Values
 from safe_ray.training.job import BankJob
 from safe_ray.training.outcome import OUTCOME, BankOutcome
@@ -66,7 +66,7 @@ class StudyId(NamedTuple):
 
 
 @dataclass
-class _Study:
+class _Progress:
     """The banks of one study: handed out, finished, and given up.
 
     Their candidates and outcomes stay on disk, so that a sweep's tasks cost the driver next to no
@@ -75,13 +75,11 @@ class _Study:
     Attributes:
         id: which task and which methods.
         group: the methods.
-        space: what is searched.
         sizes: how many candidates each bank has.
     """
 
     id: StudyId
     group: Group
-    space: SearchSpace
     sizes: tuple[int, ...]
     handed_out: int = 0
     finished: set[int] = field(default_factory=set)
@@ -99,16 +97,29 @@ class _Study:
         return bank in self.finished or bank in self.given_up
 
 
-def _study(task: Task, group: Group, options: SearchOptions) -> _Study:
-    space = group.space.for_shots(task.shots)
-    return _Study(StudyId(task.id, group.name), group, space, options.sizes(group))
+@dataclass(frozen=True)
+class Study:
+    """What is searched for one task with one group of methods.
+
+    Attributes:
+        task_id: the task's id.
+        group: the methods; no quantity of its space depends on the shots any more.
+    """
+
+    task_id: str
+    group: Group
+
+    @staticmethod
+    def of(task: Task, group: Group) -> Study:
+        """Return the study of a task, whose shots are known."""
+        return Study(task.id, replace(group, space=group.space.for_shots(task.shots)))
 
 
 class _Outcomes(Mapping[StudyId, list[BankOutcome]]):
     """The finished banks of each study, read when they are asked for."""
 
     def __init__(
-        self, studies: Mapping[StudyId, _Study], read: Callable[[_Study], list[BankOutcome]]
+        self, studies: Mapping[StudyId, _Progress], read: Callable[[_Progress], list[BankOutcome]]
     ) -> None:
         self._studies = studies
         self._read = read
@@ -134,8 +145,7 @@ class BankSearcher(Searcher):
 
     Args:
         sweep: the sweep's folder.
-        tasks: the tasks, in the order in which to take them.
-        groups: the methods, by what they share.
+        studies: in the order in which to take them.
         options: how the candidates are handed out.
         on_bank: called on the driver for each finished bank (also for those found on disk).
         on_share: called now and then with the candidates' worth of training that unfinished banks
@@ -146,8 +156,7 @@ class BankSearcher(Searcher):
     def __init__(
         self,
         sweep: Path,
-        tasks: Sequence[Task],
-        groups: Sequence[Group],
+        studies: Sequence[Study],
         options: SearchOptions,
         on_bank: Callable[[BankJob, BankOutcome], None],
         on_share: Callable[[float], None] | None = None,
@@ -165,10 +174,10 @@ class BankSearcher(Searcher):
         self._last: dict[str, Failure] = {}
         self._stopped: Failure | None = None
         self._studies = {
-            study.id: study
-            for group in groups
-            for task in tasks
-            for study in [_study(task, group, options)]
+            (key := StudyId(study.task_id, study.group.name)): _Progress(
+                key, study.group, options.sizes(study.group)
+            )
+            for study in studies
         }
         for study in self._studies.values():
             self._take_over(study)
@@ -279,7 +288,7 @@ class BankSearcher(Searcher):
         if self._on_share is not None:
             self._on_share(sum(self._shares.values()))
 
-    def _take_over(self, study: _Study) -> None:
+    def _take_over(self, study: _Progress) -> None:
         for bank in range(study.banks):
             outcome = self._sound_outcome(self._job(study, bank))
             if outcome is not None:
@@ -297,23 +306,23 @@ class BankSearcher(Searcher):
             self._say(f"{job.folder / OUTCOME} was damaged: its bank is trained again.")
             return None
 
-    def _skip_settled(self, study: _Study) -> None:
+    def _skip_settled(self, study: _Progress) -> None:
         while study.handed_out < study.banks and study.settled(study.handed_out):
             study.handed_out += 1
 
-    def _in_turn(self) -> list[_Study]:
+    def _in_turn(self) -> list[_Progress]:
         """Return the studies that may be in training, the one to go on with first."""
         # The study with the fewest banks goes first, so that all tasks advance together.
         return sorted(self._studies.values(), key=lambda study: study.handed_out)
 
-    def _ready(self, study: _Study) -> bool:
+    def _ready(self, study: _Progress) -> bool:
         bank = study.handed_out
         if bank >= study.banks:
             return False
         needed = bank - self._options.banks_in_flight
         return all(study.settled(earlier) for earlier in range(needed + 1))
 
-    def _next_job(self, study: _Study) -> BankJob:
+    def _next_job(self, study: _Progress) -> BankJob:
         bank = study.handed_out
         options = self._options
         seen = max(0, bank - options.banks_in_flight + 1)
@@ -321,7 +330,7 @@ class BankSearcher(Searcher):
         if job is None:
             pending = [self._read_job(study, earlier) for earlier in range(seen, bank)]
             candidates = suggest_bank(
-                study.space,
+                study.group.space,
                 self._finished(study, before=seen),
                 [earlier.candidates for earlier in pending if earlier is not None],
                 study.sizes[bank],
@@ -331,7 +340,7 @@ class BankSearcher(Searcher):
             write_record(job.folder / JOB, {"candidates": candidates})
         return job
 
-    def _finished(self, study: _Study, before: int | None = None) -> list[BankOutcome]:
+    def _finished(self, study: _Progress, before: int | None = None) -> list[BankOutcome]:
         """Read a study's finished banks, or of these the ones before a bank."""
         found = (
             BankOutcome.load(self._job(study, bank).folder)
@@ -340,11 +349,11 @@ class BankSearcher(Searcher):
         )
         return [outcome for outcome in found if outcome is not None]
 
-    def _job(self, study: _Study, bank: int, candidates: Sequence[Values] = ()) -> BankJob:
+    def _job(self, study: _Progress, bank: int, candidates: Sequence[Values] = ()) -> BankJob:
         seconds = self._options.checkpoint_seconds
         return BankJob(str(self._sweep), *study.id, bank, tuple(candidates), seconds)
 
-    def _read_job(self, study: _Study, bank: int) -> BankJob | None:
+    def _read_job(self, study: _Progress, bank: int) -> BankJob | None:
         """Return the bank that an earlier run of the sweep handed out, or None.
 
         The outcome of a finished bank holds its candidates, too. Those of another are made again

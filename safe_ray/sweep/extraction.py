@@ -37,7 +37,8 @@ def extract_support(
     views = range(config.features.views + 1)
     requests = [ExtractionRequest.of(task.support, views) for task in tasks]
     requests += [
-        ExtractionRequest.of(task.validation, (0,))
+        # A winner that is trained again sees the validation samples as it sees the support set.
+        ExtractionRequest.of(task.validation, views if config.search.refit else (0,))
         for task in tasks
         if task.validation.table.num_rows
     ]

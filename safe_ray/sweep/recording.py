@@ -28,14 +28,20 @@ class Recorder:
         tracker: the sweep's, already open.
         facts: the tasks by id.
         register: whether winners are registered as models.
+        refit: whether winners are trained again (see `safe_ray.sweep.refitting`).
     """
 
     def __init__(
-        self, tracker: BackgroundTracker, facts: Mapping[str, TaskFacts], register: bool
+        self,
+        tracker: BackgroundTracker,
+        facts: Mapping[str, TaskFacts],
+        register: bool,
+        refit: bool = False,
     ) -> None:
         self._tracker = tracker
         self._facts = facts
         self._register = register
+        self._refit = refit
         groups = next(iter(facts.values())).groups
         self._groups: dict[str, MethodGroup] = {group.name: group for group in groups}
         self._methods = sum(len(group.methods) for group in groups)
@@ -190,6 +196,7 @@ class Recorder:
             choose_by=facts.choose_by,
             convention=facts.card["episode"]["convention"],
             prompts=facts.card["prompts"],
+            refit=self._refit and facts.mode != "cross",
             support_samples=len(facts.support),
             validation_samples=facts.validation_count,
             train_digest=facts.card["episode"]["train_digest"],

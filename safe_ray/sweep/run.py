@@ -46,6 +46,7 @@ from safe_ray.sweep.images import check_unchanged
 from safe_ray.sweep.plan import decided, decisions
 from safe_ray.sweep.precision import check_precisions, precision_of_first_task
 from safe_ray.sweep.recording import Recorder
+from safe_ray.sweep.refitting import refit_winners
 from safe_ray.sweep.searching import search_winners
 from safe_ray.sweep.tasks import write_tasks
 from safe_ray.tracking.system import system_facts
@@ -124,9 +125,11 @@ def run_admitted(
         reporter,
     )
     facts = write_tasks(config, backbone, manifests, images.tasks, precision, plan, groups)
-    recorder = Recorder(writer, facts, config.tracking.register_winners)
+    recorder = Recorder(writer, facts, config.tracking.register_winners, config.search.refit)
     recorder.start()
     decision = search_winners(claim, facts, groups, backbone, plan, recorder, reporter)
+    if config.search.refit:
+        decision = refit_winners(config, facts, decision, plan, reporter)
     results, correct = run_final_test(
         config, facts, backbone, decision, images.tests, columns, recorder, reporter
     )

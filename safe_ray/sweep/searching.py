@@ -16,7 +16,7 @@ from safe_ray.config import SweepConfig
 from safe_ray.progress import Reporter
 from safe_ray.search.groups import Group
 from safe_ray.search.journal import Journal
-from safe_ray.search.searcher import BankSearcher, SearchOptions, size_of_first_bank
+from safe_ray.search.searcher import BankSearcher, SearchOptions, Study, size_of_first_bank
 from safe_ray.search.sizing import BankFootprint, automatic_bank_size
 from safe_ray.search.tuning import run_trials
 from safe_ray.sweep.claim import Claim
@@ -94,8 +94,7 @@ def _search(
 
     searcher = BankSearcher(
         folder,
-        [task.task for task in facts.values()],
-        groups,
+        [Study.of(task.task, group) for group in groups for task in facts.values()],
         SearchOptions(
             candidates=search.candidates,
             bank=_bank_size(config, facts, backbone, plan),

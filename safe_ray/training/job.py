@@ -266,14 +266,19 @@ def _card(
     losses: Sequence[float],
 ) -> dict[str, Any]:
     at, point = judged.solution.at, judged.solution.point
-    metrics = {
-        "validation_accuracy": point.accuracy,
-        "validation_mean_per_class": point.mean_per_class,
-        "validation_nll": point.nll,
-        "validation_gained": point.gained,
-        "validation_lost": point.lost,
-        "validation_samples": facts.validation_count,
-    }
+    # A winner that is trained again has seen the validation samples, which then say nothing of it.
+    metrics = (
+        {}
+        if facts.card.get("refit")
+        else {
+            "validation_accuracy": point.accuracy,
+            "validation_mean_per_class": point.mean_per_class,
+            "validation_nll": point.nll,
+            "validation_gained": point.gained,
+            "validation_lost": point.lost,
+            "validation_samples": facts.validation_count,
+        }
+    )
     return {
         **facts.card,
         "method": {

@@ -59,6 +59,7 @@ def result(
             choose_by="metric",
             convention="coop",
             prompts="single",
+            refit=False,
             support_samples=20,
             validation_samples=40,
             train_digest="0123456701234567",

@@ -47,7 +47,7 @@ def any_result(draw: st.DrawFn) -> TaskResult:
         ),
         test=draw(measured_by(method)),
         targets=draw(st.dictionaries(text, measured_by(method), max_size=2)),
-        protocol=draw(st.builds(Protocol, *[text] * 5, counts, counts, text, text)),
+        protocol=draw(st.builds(Protocol, *[text] * 5, st.booleans(), counts, counts, text, text)),
         head=draw(st.none() | text),
         mlflow_run_id=draw(st.none() | text),
     )
@@ -98,6 +98,7 @@ def test_an_entry_has_the_documented_keys() -> None:
             "choose_by": "metric",
             "convention": "coop",
             "prompts": "single",
+            "refit": False,
             "support_samples": 20,
             "validation_samples": 40,
             "train_digest": "0123456701234567",

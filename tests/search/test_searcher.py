@@ -19,6 +19,7 @@ from safe_ray.search.searcher import (
     JOB,
     BankSearcher,
     SearchOptions,
+    Study,
     StudyId,
     size_of_first_bank,
 )
@@ -53,7 +54,11 @@ def searcher(
         if seen is not None:
             seen.append((job.task_id, job.bank))
 
-    return BankSearcher(folder, tasks, [GROUP], options(**changes), on_bank)
+    return BankSearcher(folder, studies_of(tasks), options(**changes), on_bank)
+
+
+def studies_of(tasks: Sequence[Task]) -> list[Study]:
+    return [Study.of(task, GROUP) for task in tasks]
 
 
 def study_of(job: BankJob) -> StudyId:
@@ -136,7 +141,7 @@ def test_a_sweep_that_is_given_more_candidates_keeps_its_banks(
     more = replace(options(), candidates=9, before=(5,))
 
     def grow(folder: Path) -> BankSearcher:
-        search = BankSearcher(folder, TASKS, [GROUP], more, lambda job, outcome: None)
+        search = BankSearcher(folder, studies_of(TASKS), more, lambda job, outcome: None)
         drain(search, random.Random(2), slots=2)
         return search
 
@@ -159,7 +164,7 @@ def test_outcomes_stay_on_disk(tmp_path: Path) -> None:
         return sum(isinstance(thing, BankOutcome) for thing in gc.get_objects())
 
     before = in_memory()
-    search = BankSearcher(tmp_path, MANY, [GROUP], options(), lambda job, outcome: None)
+    search = BankSearcher(tmp_path, studies_of(MANY), options(), lambda job, outcome: None)
     assert drain(search, random.Random(0), slots=2) == 4 * len(MANY)
     assert in_memory() == before
     assert [len(search.outcomes[StudyId(task.id, "safe")]) for task in MANY] == [4] * len(MANY)
@@ -217,7 +222,7 @@ def test_a_damaged_file_is_made_anew_and_that_is_said(tmp_path: Path, harm: str)
 
     said: list[str] = []
     again = BankSearcher(
-        harmed, TASKS, [GROUP], options(), lambda job, outcome: None, say=said.append
+        harmed, studies_of(TASKS), options(), lambda job, outcome: None, say=said.append
     )
     assert not again.complete
     assert drain(again, random.Random(0), slots=1) == 2

@@ -181,7 +181,9 @@ def test_a_method_is_a_module_and_a_file(tmp_path: Path, tiny_config_dir: Path) 
 
 
 @pytest.mark.timeout(600)
-def test_a_pooling_is_a_module(tmp_path: Path, tiny_config_dir: Path) -> None:
+def test_a_pooling_is_a_module_and_its_winners_are_refitted(
+    tmp_path: Path, tiny_config_dir: Path
+) -> None:
     conf = tmp_path / "conf"
     shutil.copytree(tiny_config_dir, conf)
     backbone = json.loads((conf / "backbone" / "tiny.yaml").read_text())
@@ -195,12 +197,16 @@ def test_a_pooling_is_a_module(tmp_path: Path, tiny_config_dir: Path) -> None:
         *SETTINGS,
         f"storage={tmp_path}",
         "method=[safe,weight_blend]",
+        "search.refit=true",
     )
     assert done.returncode == 0, done.stderr[-3000:]
     sweep = tmp_path / "outputs" / "mine"
     for entry in json.loads((sweep / "summary.json").read_text()):
         head = load_file(sweep / entry["head"] / "head.safetensors")
         assert set(head) == {"weight", "bias"}
+        # Each winner was trained again, on validation samples too, and is what was tested.
+        assert f"{entry['method']}-refit" in entry["head"]
+        assert entry["protocol"]["refit"] is True
         assert 0.0 <= entry["best"]["alpha"] <= 1.0
     outcome = json.loads(
         (sweep / "banks/shapes-2shot-seed1/safe/bank-000/outcome.json").read_text()

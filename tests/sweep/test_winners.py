@@ -16,8 +16,8 @@ from safe_ray.search.searcher import FAILURE, BankSearcher
 from safe_ray.sweep.winners import Decision, decide, describe_missing, discard_damaged
 from safe_ray.training.job import BankJob, run_bank
 from safe_ray.training.outcome import OUTCOME, BankOutcome
-from tests.search.outcomes import GROUP, SAFE, outcome_of
-from tests.search.test_searcher import TASKS, options
+from tests.search.outcomes import SAFE, outcome_of
+from tests.search.test_searcher import TASKS, options, studies_of
 from tests.training.tasks import write_task
 
 PETS, CARS, DTD = (ResultId(task.id, "safe") for task in TASKS)
@@ -25,7 +25,7 @@ PETS, CARS, DTD = (ResultId(task.id, "safe") for task in TASKS)
 
 def search(folder: Path, ends: dict[ResultId, Any]) -> BankSearcher:
     """Run every trial to the end that its task is given: `finished`, `diverged` or a failure."""
-    searcher = BankSearcher(folder, TASKS, [GROUP], options(), lambda job, outcome: None)
+    searcher = BankSearcher(folder, studies_of(TASKS), options(), lambda job, outcome: None)
     for trial in map(str, range(100)):
         config = searcher.suggest(trial)
         if config == Searcher.FINISHED:
