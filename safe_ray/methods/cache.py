@@ -19,12 +19,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from safe_ray.heads.optimiser import Schedule
+from safe_ray.methods.feature_training import Stacked, train_on_features
 
 KNOBS = ("beta", "gamma")
 
-_BATCH = 256
-_EPSILON = 1e-4
+# Of AdamW; the decay is torch's default.
+_EPSILON, _WEIGHT_DECAY = 1e-4, 1e-2
 
 
 def cache_keys(views: Tensor) -> Tensor:
@@ -170,36 +170,24 @@ def train_keys(
     Returns:
         `[K, S, D]`, not normalised again, as published.
     """
-    samples, views = features.shape[1:3]
-    steps = math.ceil(samples / _BATCH)
-    schedules = [
-        Schedule(lr, epoch * steps, warmup_steps=0) for lr, epoch in zip(lrs, epochs, strict=True)
-    ]
     one_hot = nn.functional.one_hot(labels, len(classifier)).to(keys.dtype)
-    parameters = [nn.Parameter(own.detach().clone()) for own in keys]
-    optimiser = torch.optim.AdamW([{"params": [own]} for own in parameters], eps=_EPSILON)
-    generator = torch.Generator().manual_seed(seed)
-    step = 0
-    for _ in range(max(epochs)):
-        order = torch.randperm(samples, generator=generator)
-        drawn = torch.randint(views, (samples,), generator=generator)
-        for batch in order.split(_BATCH):
-            seen = features[:, batch.to(features.device), drawn[batch].to(features.device)]
-            with torch.enable_grad():
-                affinity = seen @ torch.stack([*parameters]).transpose(1, 2)
-                votes = torch.exp(beta * (affinity - 1.0)) @ one_hot
-                logits = logit_scale * (seen @ classifier.t()) + gamma * votes
-                target = labels[batch.to(labels.device)].expand(len(keys), -1)
-                loss = nn.functional.cross_entropy(
-                    logits.flatten(0, 1), target.flatten(), reduction="sum"
-                ) / len(batch)
-                optimiser.zero_grad()
-                loss.backward()
-            for group, schedule in zip(optimiser.param_groups, schedules, strict=True):
-                group["lr"] = schedule.at(step)  # 0, and so no change, where its epochs are over
-            optimiser.step()
-            step += 1
-    return torch.stack([own.detach() for own in parameters])
+
+    def logits(parameters: Stacked, seen: Tensor) -> Tensor:
+        votes = torch.exp(beta * (seen @ parameters[0].transpose(1, 2) - 1.0)) @ one_hot
+        return logit_scale * (seen @ classifier.t()) + gamma * votes
+
+    (trained,) = train_on_features(
+        features,
+        labels,
+        [keys],
+        logits,
+        lrs,
+        epochs,
+        seed,
+        weight_decay=_WEIGHT_DECAY,
+        epsilon=_EPSILON,
+    )
+    return trained
 
 
 def fit(
