@@ -30,10 +30,11 @@ from bench.harness import CORES, arguments, check_close, finish, interleave, pin
 from safe_ray.backbones.openclip import Backbone, load_backbone
 from safe_ray.data.images import decode_image
 from safe_ray.data.views import make_view, normalise
-from safe_ray.features.extract import decode_views, dense_maps
+from safe_ray.features.decoding import decode_views
 from safe_ray.features.inventory import sample_digest
 from safe_ray.features.plan import plan_batch_size
 from safe_ray.features.store import FeatureStore, StoreKey
+from safe_ray.features.trunk import dense_maps
 from safe_ray.heads.bank import Bank, tuned_logits
 from safe_ray.heads.optimiser import BankOptimiser, Schedule
 from safe_ray.heads.step import Step

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from safe_ray.backbones.openclip import load_backbone
 from safe_ray.devices import cpu_capabilities, device_of, full_precision, has_instructions, indexed
-from safe_ray.features.extract import dense_maps, run_trunk
+from safe_ray.features.trunk import dense_maps, run_trunk
 from safe_ray.heads.bank import Bank
 from safe_ray.heads.blending import sum_alpha_row
 from safe_ray.heads.optimiser import BankOptimiser, Schedule

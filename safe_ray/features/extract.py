@@ -17,27 +17,29 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import pyarrow as pa
-
-from safe_ray.cluster import ask_nodes, label_selector, working_nodes
+from safe_ray.cluster import label_selector, working_nodes
 from safe_ray.errors import InputError
 from safe_ray.features import plan
-from safe_ray.features.inventory import Inventory, no_progress, sample_digest
-from safe_ray.features.memory import keep_freed_memory
-from safe_ray.features.parts import write_part
+from safe_ray.features.decoding import decode_views
+from safe_ray.features.inventory import no_progress
+from safe_ray.features.precision import PRECISIONS, Precision, resolve_precision
+from safe_ray.features.rows import (
+    ExtractionRequest,
+    Row,
+    by_views,
+    chunk_tables,
+    missing_rows,
+    wanted_rows,
+)
 from safe_ray.features.store import FeatureStore, StoreKey, prepare_folder, remove_leftovers
+from safe_ray.features.trunk import PartExtractor
+from safe_ray.features.trunk import dense_maps as dense_maps
 from safe_ray.files import PACKAGE_SCHEME, resolve_path
 from safe_ray.progress import Progress
 from safe_ray.specs import BackboneSpec
 
 if TYPE_CHECKING:
-    import torch
-
     from safe_ray.backbones.openclip import Backbone
-
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -72,26 +74,6 @@ class ExtractionOptions:
 
 
 @dataclass(frozen=True)
-class ExtractionRequest:
-    """Images, and the views of them that are wanted.
-
-    Attributes:
-        table: rows with `sample` (see `take_inventory`), `path`, and where the image is.
-        views: the views of these images; None for those that `extract` was called with.
-        bad: how many images the inventory left out, for the summary.
-    """
-
-    table: pa.Table
-    views: tuple[int, ...] | None = None
-    bad: int = 0
-
-    @classmethod
-    def of(cls, inventory: Inventory, views: Sequence[int] | None = None) -> ExtractionRequest:
-        """Ask for the sound images of an inventory."""
-        return cls(inventory.table, None if views is None else tuple(views), bad=len(inventory.bad))
-
-
-@dataclass(frozen=True)
 class ExtractionSummary:
     """What an extraction did.
 
@@ -117,28 +99,6 @@ class ExtractionSummary:
     def images_per_second(self) -> float:
         """Rows extracted a second, start-up included; 0 when there was nothing to do."""
         return self.extracted / self.seconds if self.extracted else 0.0
-
-
-def resolve_precision(precision: Precision) -> Precision:
-    """Return `fp32`, `bf16` or `fp16`; `auto` is decided by the GPUs that hold the trunk.
-
-    They are those of the cluster if Ray has been started, and all of them can do what is returned;
-    without Ray, those that this process sees.
-    """
-    import ray
-
-    if precision != "auto":
-        return precision
-    if not ray.is_initialized():
-        return _precision_here()
-    nodes = [node for node in working_nodes() if plan.holds_trunk_on_gpu(node["Resources"])]
-    return least_precision(ask_nodes(_precision_here, nodes))
-
-
-def least_precision(precisions: Sequence[Precision]) -> Precision:
-    """Return what all of several nodes can do, each given by the best of its GPUs' precisions."""
-    ascending = ("fp32", "fp16", "bf16")
-    return min(precisions, key=ascending.index, default="fp32")
 
 
 def open_store(backbone: Backbone, root: Path, precision: str) -> FeatureStore:
@@ -196,12 +156,12 @@ def extract(
     backbone = backbone or load_backbone(spec, parts=("trunk",))
     precision = resolve_precision(options.precision)
     store = open_store(backbone, store_root, precision)
-    wanted, asked = _wanted_rows(requests, views)
-    store.check(_by_views(wanted), checking)
+    wanted, asked = wanted_rows(requests, views)
+    store.check(by_views(wanted), checking)
     if say is not None:
         for damage in store.damage:
             say(f"{damage}; what this run needs of it is extracted again.")
-    missing = _missing_rows(store, wanted)
+    missing = missing_rows(store, wanted)
     rows = sum(len(row_views) for _, _, _, row_views in missing)
     if rows:
         prepare_folder(store_root, rows * store.bytes_per_row)
@@ -219,49 +179,9 @@ def extract(
     )
 
 
-# (sample, request, row in its table, views)
-_Row = tuple[str, int, int, list[int]]
-
-
-def _wanted_rows(
-    requests: Sequence[ExtractionRequest], views: Sequence[int]
-) -> tuple[list[_Row], int]:
-    """Each distinct sample once, with all the views that any request wants of it."""
-    rows: dict[str, tuple[int, int, dict[int, None]]] = {}
-    for number, request in enumerate(requests):
-        wanted = dict.fromkeys(views if request.views is None else request.views)
-        for row, sample in enumerate(request.table.column("sample").to_pylist()):
-            _, _, row_views = rows.setdefault(sample, (number, row, {}))
-            row_views.update(wanted)
-    listed = [
-        (sample, number, row, list(row_views)) for sample, (number, row, row_views) in rows.items()
-    ]
-    return listed, sum(len(row_views) for *_, row_views in listed)
-
-
-def _by_views(wanted: Sequence[_Row]) -> list[tuple[list[str], tuple[int, ...]]]:
-    """The samples of which the same views are wanted, with these views."""
-    samples: dict[tuple[int, ...], list[str]] = {}
-    for sample, _, _, views in wanted:
-        samples.setdefault(tuple(views), []).append(sample)
-    return [(alike, views) for views, alike in samples.items()]
-
-
-def _missing_rows(store: FeatureStore, wanted: Sequence[_Row]) -> list[_Row]:
-    absent: dict[str, list[int]] = {}
-    for samples, alike in _by_views(wanted):
-        for sample, view in store.missing(samples, alike):
-            absent.setdefault(sample, []).append(view)
-    return [
-        (sample, number, row, absent[sample])
-        for sample, number, row, _ in wanted
-        if sample in absent
-    ]
-
-
 def _run(
     requests: Sequence[ExtractionRequest],
-    missing: Sequence[_Row],
+    missing: Sequence[Row],
     rows: int,
     spec: BackboneSpec,
     backbone: Backbone,
@@ -286,7 +206,7 @@ def _run(
         rows_per_file = plan.plan_rows_per_file(
             rows, store.bytes_per_row, batch_size, actor_plan.actors
         )
-    chunks = list(_chunks(requests, missing, rows_per_file))
+    chunks = list(chunk_tables(requests, missing, rows_per_file))
     # The first write of the key is the driver's, so that a folder of parts always has one.
     store.write_key()
     # Ray's annotations know no function that takes keyword arguments.
@@ -352,222 +272,6 @@ def _consume(dataset: Any, rows: int, progress: Progress) -> None:
         raise
 
 
-def _chunks(
-    requests: Sequence[ExtractionRequest], missing: Sequence[_Row], size: int
-) -> Iterator[pa.Table]:
-    """Tables of images whose views are `size` rows together; only the last may be smaller."""
-    chunk: list[_Row] = []
-    room = size
-    for sample, number, row, views in missing:
-        rest = views
-        while rest:
-            chunk.append((sample, number, row, rest[:room]))
-            taken = len(rest[:room])
-            rest, room = rest[taken:], room - taken
-            if room == 0:
-                yield _chunk_table(requests, chunk)
-                chunk, room = [], size
-    if chunk:
-        yield _chunk_table(requests, chunk)
-
-
-_CHUNK_SCHEMA = pa.schema(
-    [
-        ("sample", pa.string()),
-        ("path", pa.string()),
-        ("views", pa.list_(pa.int16())),
-        ("image", pa.large_binary()),
-        ("file", pa.string()),
-        ("offset", pa.int64()),
-        ("length", pa.int64()),
-    ]
-)
-
-
-def _chunk_table(requests: Sequence[ExtractionRequest], chunk: Sequence[_Row]) -> pa.Table:
-    columns: dict[str, list[Any]] = {name: [] for name in _CHUNK_SCHEMA.names}
-    for sample, number, row, views in chunk:
-        table = requests[number].table
-        columns["sample"].append(sample)
-        columns["views"].append(views)
-        for name in ("path", "image", "file", "offset", "length"):
-            present = name in table.column_names
-            columns[name].append(table.column(name)[row].as_py() if present else None)
-    return pa.table(columns, schema=_CHUNK_SCHEMA)
-
-
-def decode_views(chunk: pa.Table, preprocessing: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Decode each image of `chunk` once and make the views that are wanted of it.
-
-    Returns:
-        `sample` and `view` of each row, and its `pixels`, uint8 `[n, 3, S, S]`.
-
-    Raises:
-        InputError: a file is gone, is not an image, or changed since the inventory.
-    """
-    import torch
-
-    from safe_ray.data.images import BadImageError, decode_image
-    from safe_ray.data.locations import first_line
-    from safe_ray.data.sources import ImageSource
-    from safe_ray.data.views import Preprocessing, make_view
-
-    # Views are single images; threads would only contend with the trunk for cores.
-    torch.set_num_threads(1)
-    recipe = Preprocessing.from_json(preprocessing)
-    samples: list[str] = []
-    views: list[int] = []
-    pixels = np.empty(
-        (sum(map(len, chunk["views"].to_pylist())), 3, recipe.size, recipe.size), np.uint8
-    )
-    for row in chunk.to_pylist():
-        source = ImageSource(row["image"], row["file"], row["offset"] or 0, row["length"])
-        name = source.name or row["path"] or row["sample"]
-        try:
-            encoded = source.read()
-            if sample_digest(encoded) != row["sample"]:
-                raise InputError(f"{name} changed while it was being read: run the command again.")
-            image = decode_image(encoded)
-        except OSError as error:
-            raise InputError(
-                f"{name} cannot be read on the node that extracts it ({first_line(error)}): "
-                "keep images where every node sees them."
-            ) from error
-        except BadImageError as error:
-            raise InputError(
-                f"{name} is not a sound image ({error}): repair or remove it, or leave such images "
-                "out with data.skip_bad=true."
-            ) from error
-        for view in row["views"]:
-            pixels[len(samples)] = make_view(image, recipe, row["sample"], view).numpy()
-            samples.append(row["sample"])
-            views.append(view)
-    return {"sample": np.array(samples), "view": np.array(views, np.int16), "pixels": pixels}
-
-
-class PartExtractor:
-    """The actor: holds the trunk, and turns each batch of views into one part of the store."""
-
-    def __init__(
-        self,
-        spec: dict[str, Any],
-        trunk_digest: str,
-        folder: str,
-        precision: str,
-        batch_size: int,
-        threads: int,
-        device: str,
-    ) -> None:
-        import threading
-
-        self._folder = Path(folder)
-        self._trunk_lock = threading.Lock()
-        self._precision = precision
-        self._batch_size = batch_size
-        self._threads = threads
-        self._device = device
-        self._problem: InputError | None = None
-        keep_freed_memory()
-        # Raised by the first call: an exception here would only say that the actor died.
-        try:
-            self._backbone = _load_trunk(BackboneSpec(**spec), trunk_digest, device, threads)
-        except InputError as error:
-            self._problem = error
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Write one part; return its `path`, `rows`, and the `seconds` that it took."""
-        import torch
-
-        if self._problem is not None:
-            raise self._problem
-        start = time.monotonic()
-        with self._trunk_lock:
-            # OpenMP counts threads per calling thread, and Ray calls from several.
-            torch.set_num_threads(self._threads)
-            maps = dense_maps(
-                self._backbone, batch["pixels"], self._precision, self._batch_size, self._device
-            )
-        path = write_part(self._folder, batch["sample"].tolist(), batch["view"].tolist(), maps)
-        return {
-            "path": np.array([path.name]),
-            "rows": np.array([len(maps)]),
-            "seconds": np.array([time.monotonic() - start]),
-        }
-
-
-def dense_maps(
-    backbone: Backbone, pixels: np.ndarray, precision: str, batch_size: int, device: str
-) -> np.ndarray:
-    """Run the trunk over uint8 pixels `[n, 3, S, S]`; return float16 `[n, L, C]`.
-
-    Every forward pass takes `batch_size` images, the last one padded: kernels choose their order of
-    summation by the shape, and a row's last bit would otherwise depend on how many came with it.
-    (It still depends on the batch size, the number of threads and the device.)
-    """
-    import torch
-
-    out: np.ndarray | None = None
-    for start in range(0, len(pixels), batch_size):
-        rows = pixels[start : start + batch_size]
-        block = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
-        block[: len(rows)] = rows
-        try:
-            tokens = run_trunk(backbone, torch.from_numpy(block), precision, torch.device(device))
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                f"The trunk has no memory on its device for {batch_size} images at once: "
-                f"give features.batch_size={max(1, batch_size // 2)} or less."
-            ) from error
-        halves = tokens[: len(rows)].cpu().numpy()
-        if out is None:
-            out = np.empty((len(pixels), *halves.shape[1:]), np.float16)
-        out[start : start + len(rows)] = halves
-    if out is None:
-        raise ValueError("There are no pixels to run the trunk over.")
-    return out
-
-
-def run_trunk(
-    backbone: Backbone, pixels: torch.Tensor, precision: str, device: torch.device
-) -> torch.Tensor:
-    """Run the trunk, which is on `device`, over uint8 pixels `[n, 3, S, S]` from anywhere.
-
-    Returns:
-        float16 `[n, L, C]` on the device.
-    """
-    import torch
-
-    from safe_ray.data.views import normalise
-    from safe_ray.devices import full_precision
-
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    with (
-        torch.inference_mode(),
-        full_precision(),
-        torch.autocast(device.type, dtype, enabled=dtype is not None),
-    ):
-        moved = pixels.to(device, memory_format=torch.channels_last)
-        images = normalise(moved, backbone.preprocessing)
-        tokens = backbone.trunk(images.contiguous(memory_format=torch.channels_last))
-        return tokens.to(torch.float16)
-
-
-def _load_trunk(spec: BackboneSpec, digest: str, device: str, threads: int) -> Backbone:
-    import torch
-
-    from safe_ray.backbones.openclip import load_backbone
-
-    torch.set_num_threads(threads)
-    backbone = load_backbone(spec, device=device, parts=("trunk",))
-    if backbone.trunk_digest != digest:
-        raise InputError(
-            f"The weights of backbone {spec.name} differ between the nodes of the cluster: give "
-            "every node the same file."
-        )
-    backbone.trunk.to(memory_format=torch.channels_last)
-    return backbone
-
-
 def _for_any_node(spec: BackboneSpec) -> BackboneSpec:
     """The spec with its files' paths made absolute; packages are found by each node itself."""
 
@@ -580,17 +284,6 @@ def _for_any_node(spec: BackboneSpec) -> BackboneSpec:
     return replace(
         spec, pretrained=absolute(spec.pretrained), model_config=absolute(spec.model_config)
     )
-
-
-def _precision_here() -> Precision:
-    """Return the best precision that all GPUs of this node have; `fp32` without any."""
-    import torch
-
-    def of(device: int) -> Precision:
-        with torch.cuda.device(device):
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-
-    return least_precision([of(device) for device in range(torch.cuda.device_count())])
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -27,9 +26,6 @@ from safe_ray.features.extract import (
     ExtractionOptions,
     ExtractionRequest,
     ExtractionSummary,
-    _chunks,
-    decode_views,
-    dense_maps,
     extract,
     open_store,
 )
@@ -245,57 +241,6 @@ def test_a_damaged_part_is_extracted_again_and_that_is_said(
     assert said == [sentence]
 
 
-def as_chunk(inventory: Inventory) -> pa.Table:
-    (chunk,) = _chunks(
-        [ExtractionRequest.of(inventory)],
-        [(sample, 0, row, [0]) for row, sample in enumerate(inventory.samples)],
-        inventory.table.num_rows,
-    )
-    return chunk
-
-
-def test_parts_of_a_file_and_files_of_any_file_system_are_decoded_as_files_are(
-    backbone: Backbone, tmp_path: Path
-) -> None:
-    table = write_images(tmp_path / "images", 4)
-    contents = [Path(file).read_bytes() for file in table["file"].to_pylist()]
-    whole = tmp_path / "all.bin"
-    whole.write_bytes(b"".join(contents))
-    lengths = [len(content) for content in contents]
-    offsets = [sum(lengths[:row]) for row in range(4)]
-    parts = pa.table(
-        {"path": table["path"], "file": [str(whole)] * 4, "offset": offsets, "length": lengths}
-    )
-    memory = fsspec.filesystem("memory")
-    uris = [f"memory://images/{name}" for name in table["path"].to_pylist()]
-    memory.pipe(dict(zip(uris, contents, strict=True)))
-    remote = pa.table({"path": table["path"], "file": uris})
-    recipe = backbone.preprocessing.to_json()
-    expected, *others = (
-        decode_views(as_chunk(take_inventory(each, tmp_path / "cache.arrow")), recipe)
-        for each in (table, parts, remote)
-    )
-    for other in others:
-        assert np.array_equal(other["sample"], expected["sample"])
-        assert np.array_equal(other["pixels"], expected["pixels"])
-
-
-def test_an_image_that_changed_since_the_inventory_is_refused(
-    backbone: Backbone, tmp_path: Path
-) -> None:
-    table = write_images(tmp_path / "images", 4)
-    rows = as_chunk(take_inventory(table, tmp_path / "cache.arrow"))
-    recipe = backbone.preprocessing.to_json()
-    assert decode_views(rows, recipe)["pixels"].shape == (4, 3, 64, 64)
-    file = Path(table["file"][3].as_py())
-    file.write_bytes(draw_shape(next(iter(SHAPES)), 99))
-    with pytest.raises(InputError, match=f"{file} changed"):
-        decode_views(rows, recipe)
-    file.unlink()
-    with pytest.raises(InputError, match=f"{file} cannot be read on the node"):
-        decode_views(rows, recipe)
-
-
 def test_weights_that_differ_between_nodes_stop_the_run(
     ray_cluster: None,
     tiny_backbone: BackboneSpec,
@@ -329,19 +274,6 @@ def test_more_actors_than_the_cluster_feeds_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=r"features.actors=3 .*it has 2 CPUs"):
         run(inventory, tiny_backbone, tmp_path, options=replace(OPTIONS, actors=3))
-
-
-def test_values_too_large_for_float16_are_refused_by_name(
-    backbone: Backbone, tmp_path: Path
-) -> None:
-    loud = load_backbone(backbone.spec, parts=("trunk",))
-    for parameter in loud.trunk.parameters():
-        parameter.mul_(50)
-    maps = dense_maps(loud, np.full((3, 3, 64, 64), 128, np.uint8), "fp32", 2, "cpu")
-    assert maps.shape == (3, 4, 512)
-    store = open_store(loud, tmp_path, "fp32")
-    with pytest.raises(InputError, match="view 7 of sample aa holds a value that is not a finite"):
-        store.write_part(["aa", "bb", "cc"], [7, 0, 0], maps)
 
 
 KILLED = """

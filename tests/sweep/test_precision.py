@@ -16,7 +16,7 @@ import torch
 from safe_ray.compose import load_config
 from safe_ray.config import SweepConfig
 from safe_ray.errors import InputError
-from safe_ray.features.extract import least_precision
+from safe_ray.features.precision import least_precision
 from safe_ray.files import read_record, write_record
 from safe_ray.sweep.claim import claimed
 from safe_ray.sweep.plan import PLAN

@@ -1,0 +1,60 @@
+"""From a chunk of images to the pixels of their views."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from safe_ray.errors import InputError
+from safe_ray.features.inventory import sample_digest
+
+
+def decode_views(chunk: pa.Table, preprocessing: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Decode each image of `chunk` once and make the views that are wanted of it.
+
+    Returns:
+        `sample` and `view` of each row, and its `pixels`, uint8 `[n, 3, S, S]`.
+
+    Raises:
+        InputError: a file is gone, is not an image, or changed since the inventory.
+    """
+    import torch
+
+    from safe_ray.data.images import BadImageError, decode_image
+    from safe_ray.data.locations import first_line
+    from safe_ray.data.sources import ImageSource
+    from safe_ray.data.views import Preprocessing, make_view
+
+    # Views are single images; threads would only contend with the trunk for cores.
+    torch.set_num_threads(1)
+    recipe = Preprocessing.from_json(preprocessing)
+    samples: list[str] = []
+    views: list[int] = []
+    pixels = np.empty(
+        (sum(map(len, chunk["views"].to_pylist())), 3, recipe.size, recipe.size), np.uint8
+    )
+    for row in chunk.to_pylist():
+        source = ImageSource(row["image"], row["file"], row["offset"] or 0, row["length"])
+        name = source.name or row["path"] or row["sample"]
+        try:
+            encoded = source.read()
+            if sample_digest(encoded) != row["sample"]:
+                raise InputError(f"{name} changed while it was being read: run the command again.")
+            image = decode_image(encoded)
+        except OSError as error:
+            raise InputError(
+                f"{name} cannot be read on the node that extracts it ({first_line(error)}): "
+                "keep images where every node sees them."
+            ) from error
+        except BadImageError as error:
+            raise InputError(
+                f"{name} is not a sound image ({error}): repair or remove it, or leave such images "
+                "out with data.skip_bad=true."
+            ) from error
+        for view in row["views"]:
+            pixels[len(samples)] = make_view(image, recipe, row["sample"], view).numpy()
+            samples.append(row["sample"])
+            views.append(view)
+    return {"sample": np.array(samples), "view": np.array(views, np.int16), "pixels": pixels}
