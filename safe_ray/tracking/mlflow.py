@@ -24,21 +24,14 @@ MLFLOW_RUN_ID, both of which would move results into somebody else's run.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
 import re
-import shutil
-import threading
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from safe_ray.errors import InputError
+from safe_ray.tracking.batches import Curve, log_batches, points_of
 from safe_ray.tracking.connection import (
     check_reachable,
     displayed,
@@ -46,46 +39,38 @@ from safe_ray.tracking.connection import (
     normalise_uri,
     prepare_environment,
     quiet_migration,
-    sqlite_file,
     without_password,
+)
+from safe_ray.tracking.experiments import open_experiment
+from safe_ray.tracking.heads import HEAD_FOLDER, digest_of, folder_digest, mend_head, store_head
+from safe_ray.tracking.runs import (
+    BEGUN,
+    CANDIDATE,
+    FACTS,
+    HEAD_DIGEST,
+    KIND,
+    PARENT_RUN,
+    RUN,
+    SWEEP,
+    TASK,
+    Known,
+    find_runs,
+    known_of,
+    quoted,
+    without_params_of_ended,
 )
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run
-
-KIND, SWEEP, TASK, CANDIDATE = (
-    "safe_ray.kind",
-    "safe_ray.sweep",
-    "safe_ray.task",
-    "safe_ray.candidate",
-)
-BEGUN = "safe_ray.begun"
-FACTS, RUN, HEAD_DIGEST = "safe_ray.facts", "safe_ray.run", "safe_ray.head"
-HEAD_FOLDER = "head"
-PARENT_RUN = "mlflow.parentRunId"
 
 Heads = Literal["all", "best", "none"]
-Curve = Sequence[float] | Mapping[int, float]
 
-_METRICS_A_BATCH, _PARAMS_A_BATCH, _RUNS_A_PAGE, _VERSIONS_A_PAGE = 1000, 100, 1000, 100
-_ENDED = {"FINISHED", "FAILED"}
+_VERSIONS_A_PAGE = 100
 
 
 def model_name(sweep: str, task_id: str) -> str:
     """Return the name of a task's registered model, without what a `models:/` URI cannot hold."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"safe_ray-{sweep}-{task_id}").strip("-")
-
-
-@dataclass(slots=True)
-class _Known:
-    """What is known of a run without asking again."""
-
-    run_id: str
-    start_ms: int
-    artifact_uri: str
-    ended: bool
-    params: frozenset[str]
 
 
 class Tracker:
@@ -127,8 +112,8 @@ class Tracker:
         self.begun = begun
         self.experiment_id = ""
         self._client: MlflowClient | None = None
-        self._tasks: dict[str, _Known] = {}
-        self._candidates: dict[str, dict[str, _Known]] = {}
+        self._tasks: dict[str, Known] = {}
+        self._candidates: dict[str, dict[str, Known]] = {}
 
     def open(self, say: Callable[[str], None] | None = None) -> None:
         """Reach the server or database, create the experiment, find the runs there are.
@@ -151,10 +136,12 @@ class Tracker:
             from mlflow import MlflowClient
 
             client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-            self.experiment_id = self._open_experiment(client)
-            runs = self._search(client, {**self._own, KIND: "task"})
+            self.experiment_id = open_experiment(
+                client, self.experiment, self.uri, self.artifact_root
+            )
+            runs = find_runs(client, self.experiment_id, {**self._own, KIND: "task"})
         # MLflow lists the newest first: where a duplicate was made by hand, the oldest counts.
-        self._tasks = {run.data.tags[TASK]: _known(run) for run in runs}
+        self._tasks = {run.data.tags[TASK]: known_of(run) for run in runs}
         self._client = client
 
     def log_system(self, facts: Mapping[str, str]) -> None:
@@ -162,14 +149,14 @@ class Tracker:
 
         Other facts, after an upgrade or on another machine, get a run of their own.
         """
-        digest = _digest(json.dumps(dict(facts), sort_keys=True).encode())
+        digest = digest_of(json.dumps(dict(facts), sort_keys=True).encode())
         client = self._opened()
         with self._telling("record the system's versions"):
             wanted = {SWEEP: self.sweep, KIND: "sweep", FACTS: digest}
-            found = self._search(client, wanted)
-            known = _known(found[-1]) if found else self._create("system", wanted)
+            found = find_runs(client, self.experiment_id, wanted)
+            known = known_of(found[-1]) if found else self._create("system", wanted)
             if not known.ended:
-                self._log(known, facts, [])
+                log_batches(client, known, facts, [])
                 client.set_terminated(known.run_id, "FINISHED")
 
     def start_task(
@@ -180,7 +167,7 @@ class Tracker:
         params: Mapping[str, Any],
     ) -> str:
         """Return the id of the task's run, which is created unless the sweep has it already."""
-        self._opened()
+        client = self._opened()
         with self._telling(f"start the run of {task_id}"):
             known = self._tasks.get(task_id)
             if known is None:
@@ -188,7 +175,7 @@ class Tracker:
                 known = self._create(name, {**tags, **own})
                 self._tasks[task_id] = known
                 self._candidates[task_id] = {}
-            self._log(known, params, [])
+            log_batches(client, known, params, [])
         return known.run_id
 
     def log_candidate(
@@ -224,7 +211,7 @@ class Tracker:
             known = children.get(candidate_id)
             if known is not None and known.ended:
                 if head is not None and self.heads == "all":
-                    self._mend_head(known, head)
+                    mend_head(known, head)
                 return known.run_id
             if known is None:
                 own = {
@@ -236,12 +223,12 @@ class Tracker:
                 }
                 known = self._create(name, {**tags, **own})
                 children[candidate_id] = known
-            self._log(known, params, _points(metrics, curves, known.start_ms))
+            log_batches(client, known, params, points_of(metrics, curves, known.start_ms))
             if head is not None and self.heads == "all":
-                self._store_head(known, head)
+                store_head(client, known, head)
             client.set_terminated(known.run_id, "FAILED" if failed else "FINISHED")
             known.ended = True
-            children[candidate_id] = _without_params_of_ended(known)
+            children[candidate_id] = without_params_of_ended(known)
         return known.run_id
 
     def finish_task(
@@ -268,13 +255,13 @@ class Tracker:
         client = self._opened()
         known = self._task(task_id)
         with self._telling(f"record the result of {task_id}"):
-            self._log(known, params, _points(metrics, {}, known.start_ms, step))
+            log_batches(client, known, params, points_of(metrics, {}, known.start_ms, step))
             if head is None or self.heads == "none":
                 pass
             elif model_name is not None:
                 self._register(client, known, head, model_name, alias)
             else:
-                self._store_head(known, head)
+                store_head(client, known, head)
             client.set_terminated(known.run_id, "FINISHED")
             known.ended = True
         return known.run_id
@@ -299,109 +286,32 @@ class Tracker:
             raise RuntimeError("Tracker.open() has not been called")
         return self._client
 
-    def _task(self, task_id: str) -> _Known:
+    def _task(self, task_id: str) -> Known:
         if task_id not in self._tasks:
             raise ValueError(f"start_task({task_id!r}, ...) has not been called")
         return self._tasks[task_id]
 
-    def _open_experiment(self, client: MlflowClient) -> str:
-        from mlflow.exceptions import MlflowException
-
-        experiment = client.get_experiment_by_name(self.experiment)
-        if experiment is None:
-            try:
-                return client.create_experiment(self.experiment, self._artifact_location())
-            except MlflowException:
-                experiment = client.get_experiment_by_name(self.experiment)
-                if experiment is None:
-                    raise
-        if experiment.lifecycle_stage != "active":
-            raise InputError(
-                f"The MLflow experiment {self.experiment!r} at {displayed(self.uri)} was deleted: "
-                "restore it with `mlflow experiments restore --experiment-id "
-                f"{experiment.experiment_id}`, or give the sweep another name."
-            )
-        return experiment.experiment_id
-
-    def _artifact_location(self) -> str | None:
-        root = self.artifact_root
-        database = sqlite_file(self.uri)
-        if root is None and database is not None:
-            root = str(database.parent / "mlartifacts")
-        if root is None:
-            return None
-        folder = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.experiment)
-        if len(urlsplit(root).scheme) > 1:
-            return f"{root.rstrip('/')}/{folder}"
-        return (Path(root).expanduser().absolute() / folder).as_uri()
-
-    def _search(self, client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:
-        runs: list[Run] = []
-        token: str | None = None
-        condition = " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items())
-        while True:
-            page = client.search_runs(
-                [self.experiment_id], condition, max_results=_RUNS_A_PAGE, page_token=token
-            )
-            runs.extend(page)
-            token = page.token
-            if not token:
-                return runs
-
-    def _children(self, client: MlflowClient, task_id: str) -> dict[str, _Known]:
+    def _children(self, client: MlflowClient, task_id: str) -> dict[str, Known]:
         if task_id not in self._candidates:
             tags = {KIND: "candidate", PARENT_RUN: self._task(task_id).run_id}
-            runs = self._search(client, tags)
+            runs = find_runs(client, self.experiment_id, tags)
             self._candidates[task_id] = {
-                run.data.tags[CANDIDATE]: _without_params_of_ended(_known(run)) for run in runs
+                run.data.tags[CANDIDATE]: without_params_of_ended(known_of(run)) for run in runs
             }
         return self._candidates[task_id]
 
-    def _create(self, name: str, tags: Mapping[str, str]) -> _Known:
+    def _create(self, name: str, tags: Mapping[str, str]) -> Known:
         run = self._opened().create_run(
             self.experiment_id,
             tags={key: str(value) for key, value in tags.items()},
             run_name=name,
         )
-        return _known(run)
-
-    def _log(self, known: _Known, params: Mapping[str, Any], points: Sequence[Metric]) -> None:
-        from mlflow.entities import Param
-
-        # A parameter cannot be overwritten; the first value is the one that the run was made with.
-        fresh = [Param(key, str(value)) for key, value in params.items() if key not in known.params]
-        # A request holds at most 1000 values in all, 100 of them parameters.
-        first = fresh[:_PARAMS_A_BATCH]
-        head, tail = (
-            points[: _METRICS_A_BATCH - len(first)],
-            points[_METRICS_A_BATCH - len(first) :],
-        )
-        client = self._opened()
-        if first or head:
-            client.log_batch(known.run_id, metrics=head, params=first)
-        for part in _parts(fresh[_PARAMS_A_BATCH:], _PARAMS_A_BATCH):
-            client.log_batch(known.run_id, params=part)
-        for rest in _parts(tail, _METRICS_A_BATCH):
-            client.log_batch(known.run_id, metrics=rest)
-        known.params |= {param.key for param in fresh}
-
-    def _store_head(self, known: _Known, head: Path) -> None:
-        folder = _local_folder(known.artifact_uri)
-        if folder is None:
-            self._opened().log_artifacts(known.run_id, str(head), HEAD_FOLDER)
-        else:
-            _link_files(head, folder / HEAD_FOLDER)
-
-    def _mend_head(self, known: _Known, head: Path) -> None:
-        """Let an artifact that is a link to a head follow it, where the head was written anew."""
-        folder = _local_folder(known.artifact_uri)
-        if folder is not None and _has_old_links(head, folder / HEAD_FOLDER):
-            _link_files(head, folder / HEAD_FOLDER)
+        return known_of(run)
 
     def _register(
-        self, client: MlflowClient, known: _Known, head: Path, name: str, alias: str
+        self, client: MlflowClient, known: Known, head: Path, name: str, alias: str
     ) -> None:
-        digest = _folder_digest(head)
+        digest = folder_digest(head)
         same: str | None = None
         for version in self._versions(client, name, known.run_id):
             if version.tags.get(HEAD_DIGEST) == digest:
@@ -410,7 +320,7 @@ class Tracker:
                 # Its artifact is about to be replaced: it would name a head that is no more.
                 client.delete_model_version(name, version.version)
         if same is None:
-            self._store_head(known, head)
+            store_head(client, known, head)
             same = client.create_model_version(
                 name,
                 source=f"runs:/{known.run_id}/{HEAD_FOLDER}",
@@ -419,7 +329,7 @@ class Tracker:
                 await_creation_for=0,
             ).version
         else:
-            self._mend_head(known, head)
+            mend_head(known, head)
         client.set_registered_model_alias(name, alias, str(same))
 
     def _versions(self, client: MlflowClient, name: str, run_id: str) -> list[Any]:
@@ -435,7 +345,7 @@ class Tracker:
         token: str | None = None
         while True:
             page = client.search_model_versions(
-                f"name = {_quoted(name)}", max_results=_VERSIONS_A_PAGE, page_token=token
+                f"name = {quoted(name)}", max_results=_VERSIONS_A_PAGE, page_token=token
             )
             versions.extend(version for version in page if version.tags.get(RUN) == run_id)
             token = page.token
@@ -463,94 +373,3 @@ class Tracker:
                 "every result, so put MLflow right and repeat the command with the same sweep name "
                 "to record what is missing."
             ) from error
-
-
-def _known(run: Run) -> _Known:
-    return _Known(
-        run_id=run.info.run_id,
-        start_ms=run.info.start_time,
-        artifact_uri=run.info.artifact_uri,
-        ended=run.info.status in _ENDED,
-        params=frozenset(run.data.params),
-    )
-
-
-def _without_params_of_ended(known: _Known) -> _Known:
-    """Forget what an ended candidate is not asked for again: there are very many of them."""
-    return replace(known, params=frozenset()) if known.ended else known
-
-
-def _points(
-    metrics: Mapping[str, float],
-    curves: Mapping[str, Curve],
-    timestamp_ms: int,
-    step: int = 0,
-) -> list[Metric]:
-    from mlflow.entities import Metric
-
-    points = [Metric(key, float(value), timestamp_ms, step) for key, value in metrics.items()]
-    for key, curve in curves.items():
-        steps: Iterable[tuple[int, float]] = (
-            curve.items() if isinstance(curve, Mapping) else enumerate(curve)
-        )
-        points.extend(Metric(key, float(value), timestamp_ms, step) for step, value in steps)
-    return points
-
-
-def _parts(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (values[start : start + size] for start in range(0, len(values), size))
-
-
-def _quoted(text: str) -> str:
-    """Quote a value for MLflow's filter language, which has no escape for its own quote."""
-    if "'" not in text:
-        return f"'{text}'"
-    if '"' not in text:
-        return f'"{text}"'
-    raise InputError(f"The name {text!r} holds both kinds of quotes: leave one of them out.")
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _folder_digest(folder: Path) -> str:
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    lines = (f"{file.relative_to(folder)}\t{_digest(file.read_bytes())}" for file in files)
-    return _digest("\n".join(lines).encode())
-
-
-def _local_folder(artifact_uri: str) -> Path | None:
-    parts = urlsplit(artifact_uri)
-    if parts.scheme == "file" and parts.netloc in {"", "localhost"}:
-        return Path(url2pathname(parts.path))
-    return Path(artifact_uri) if not parts.scheme and Path(artifact_uri).is_absolute() else None
-
-
-def _has_old_links(source: Path, target: Path) -> bool:
-    """Whether files on the same disk as `source` are no longer links to it."""
-    for file in source.iterdir():
-        try:
-            there, here = (target / file.name).stat(), file.stat()
-        except FileNotFoundError:
-            return True
-        if there.st_dev == here.st_dev and there.st_ino != here.st_ino:
-            return True
-    return False
-
-
-def _link_files(source: Path, target: Path) -> None:
-    """Put the files of one folder into another without a second copy on the same disk.
-
-    Heads are never changed in place, so that a hard link is as good as a copy.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    for file in source.iterdir():
-        temporary = target / f".{file.name}.{threading.get_ident()}.{uuid.uuid4().hex[:8]}"
-        try:
-            os.link(file, temporary)
-        except OSError:
-            shutil.copyfile(file, temporary)
-        # rename(2) leaves both names when they are already links to one file.
-        temporary.replace(target / file.name)
-        temporary.unlink(missing_ok=True)

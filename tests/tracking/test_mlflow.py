@@ -18,8 +18,8 @@ from mlflow.entities import Run
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-import safe_ray.tracking.mlflow as tracking
 from safe_ray.errors import InputError
+from safe_ray.tracking import runs as runs_module
 from safe_ray.tracking.mlflow import Tracker, model_name
 
 TASK = "foods-2shot-seed1"
@@ -317,7 +317,7 @@ def test_a_tasks_runs_are_looked_up_once_and_page_by_page(
     uri: str, head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(opened(uri), head, candidates=7)
-    monkeypatch.setattr(tracking, "_RUNS_A_PAGE", 2)
+    monkeypatch.setattr(runs_module, "_RUNS_A_PAGE", 2)
     again = opened(uri)
     again.start_task(TASK, TASK, {}, {})
     before = again._candidates.get(TASK)

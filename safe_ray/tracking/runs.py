@@ -1,0 +1,77 @@
+"""The runs of a sweep: the tags that they are found by, and what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from safe_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+KIND, SWEEP, TASK, CANDIDATE = (
+    "safe_ray.kind",
+    "safe_ray.sweep",
+    "safe_ray.task",
+    "safe_ray.candidate",
+)
+BEGUN = "safe_ray.begun"
+FACTS, RUN, HEAD_DIGEST = "safe_ray.facts", "safe_ray.run", "safe_ray.head"
+PARENT_RUN = "mlflow.parentRunId"
+
+_RUNS_A_PAGE = 1000
+_ENDED = {"FINISHED", "FAILED"}
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known of a run without asking again."""
+
+    run_id: str
+    start_ms: int
+    artifact_uri: str
+    ended: bool
+    params: frozenset[str]
+
+
+def known_of(run: Run) -> Known:
+    """Return what a run that MLflow returned says of itself."""
+    return Known(
+        run_id=run.info.run_id,
+        start_ms=run.info.start_time,
+        artifact_uri=run.info.artifact_uri,
+        ended=run.info.status in _ENDED,
+        params=frozenset(run.data.params),
+    )
+
+
+def without_params_of_ended(known: Known) -> Known:
+    """Forget what an ended candidate is not asked for again: there are very many of them."""
+    return replace(known, params=frozenset()) if known.ended else known
+
+
+def find_runs(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> list[Run]:
+    """Return the runs of an experiment that have all of the tags, the newest first."""
+    runs: list[Run] = []
+    token: str | None = None
+    condition = " and ".join(f"tags.`{key}` = {quoted(value)}" for key, value in tags.items())
+    while True:
+        page = client.search_runs(
+            [experiment_id], condition, max_results=_RUNS_A_PAGE, page_token=token
+        )
+        runs.extend(page)
+        token = page.token
+        if not token:
+            return runs
+
+
+def quoted(text: str) -> str:
+    """Quote a value for MLflow's filter language, which has no escape for its own quote."""
+    if "'" not in text:
+        return f"'{text}'"
+    if '"' not in text:
+        return f'"{text}"'
+    raise InputError(f"The name {text!r} holds both kinds of quotes: leave one of them out.")
