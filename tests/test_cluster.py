@@ -14,15 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import safe_ray
-from safe_ray.cluster import (
-    _READING_CPUS,
-    ClusterResources,
-    Node,
-    TrialPlan,
-    authenticate,
-    connect,
-    plan_trials,
-)
+from safe_ray.cluster import ClusterResources, TrialPlan, connect, plan_trials
+from safe_ray.cluster.connection import authenticate
+from safe_ray.cluster.plan import _READING_CPUS
+from safe_ray.cluster.resources import Node
 from safe_ray.errors import InputError
 
 GIGABYTE = 2**30
@@ -342,7 +337,7 @@ def test_rays_core_reads_its_settings_again_through_the_name_that_is_used():
         "import os\n"
         "import ray\n"
         "from ray._raylet import Config\n"
-        "from safe_ray.cluster import _reread_environment\n"
+        "from safe_ray.cluster.connection import _reread_environment\n"
         "before = Config.health_check_period_ms()\n"
         "os.environ['RAY_health_check_period_ms'] = str(before + 7)\n"
         "_reread_environment()\n"
