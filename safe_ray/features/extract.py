@@ -21,6 +21,7 @@ from safe_ray.cluster import label_selector, working_nodes
 from safe_ray.errors import InputError
 from safe_ray.features import plan
 from safe_ray.features.decoding import decode_views
+from safe_ray.features.folder import prepare_folder, remove_leftovers
 from safe_ray.features.inventory import no_progress
 from safe_ray.features.precision import PRECISIONS, Precision, resolve_precision
 from safe_ray.features.rows import (
@@ -31,7 +32,7 @@ from safe_ray.features.rows import (
     missing_rows,
     wanted_rows,
 )
-from safe_ray.features.store import FeatureStore, StoreKey, prepare_folder, remove_leftovers
+from safe_ray.features.store import FeatureStore, StoreKey
 from safe_ray.features.trunk import PartExtractor
 from safe_ray.features.trunk import dense_maps as dense_maps
 from safe_ray.files import PACKAGE_SCHEME, resolve_path

@@ -14,25 +14,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from safe_ray.errors import InputError
 from safe_ray.features.index import PartKeys, read_index, write_index
 from safe_ray.features.inventory import no_progress
+from safe_ray.features.lookup import Lookup
 from safe_ray.features.parts import (
-    MAX_VIEW,
-    PART_PREFIX,
-    VIEW_BITS,
     Damage,
     DamagedPart,
     Part,
@@ -50,7 +44,6 @@ KEY_NAME = "key.json"
 _INDEX_AFTER_PARTS = 64
 # A process may hold some 65,000 memory maps in all, and others need them too.
 _MAX_OPEN_PARTS = 4096
-_LEFTOVER_AGE_S = 24 * 3600.0
 
 
 class MissingFeatures(InputError):
@@ -113,13 +106,12 @@ class FeatureStore:
         self.damage: list[Damage] = []
         self._parts: dict[str, PartKeys] = {}
         self._open: dict[str, Part] = {}
-        self._forget_index()
+        self._lookup: Lookup | None = None
         self.refresh()
 
     def __len__(self) -> int:
         """The number of distinct (sample, view) pairs in the store."""
-        self._build_index()
-        return int(np.unique(self._keys).size)
+        return len(self._rows())
 
     @property
     def bytes_per_row(self) -> int:
@@ -162,7 +154,7 @@ class FeatureStore:
                 continue
         self._parts = kept
         self._open = {name: part for name, part in self._open.items() if name in kept}
-        self._forget_index()
+        self._lookup = None
         if opened >= _INDEX_AFTER_PARTS:
             write_index(self.folder, kept)
 
@@ -174,7 +166,7 @@ class FeatureStore:
         """
         samples = list(dict.fromkeys(samples))
         views = list(dict.fromkeys(int(view) for view in views))
-        _, found = self._locate(samples, _every(views, len(samples)))
+        _, found = self._rows().locate(samples, _every(views, len(samples)))
         return [(samples[row], views[column]) for row, column in np.argwhere(~found)]
 
     def check(
@@ -200,11 +192,12 @@ class FeatureStore:
         while damaged:
             damaged = False
             found = [
-                self._locate(samples, _every(views, len(samples))) for samples, views in wanted
+                self._rows().locate(samples, _every(views, len(samples)))
+                for samples, views in wanted
             ]
             places = np.concatenate([np.zeros(0, np.int64), *(at[known] for at, known in found)])
             done = 0
-            for name, rows, _ in list(self._by_part(np.unique(places))):
+            for name, rows, _ in list(self._rows().by_part(np.unique(places))):
                 try:
                     self._checked_maps(name, rows)
                 except MissingFeatures:
@@ -240,7 +233,7 @@ class FeatureStore:
         with contextlib.suppress(DamagedPart, FileNotFoundError):
             self._parts[path.name] = self._read_keys(path.name, path.stat().st_size)
             self._open.pop(path.name, None)
-            self._forget_index()
+            self._lookup = None
         return path
 
     def read(self, samples: Sequence[str], views: Sequence[int]) -> np.ndarray:
@@ -265,7 +258,7 @@ class FeatureStore:
 
     def _gather(self, samples: Sequence[str], views: np.ndarray) -> np.ndarray:
         """The maps of `views[i, :]` of each sample i, `[samples * columns, L * C]`."""
-        places, found = self._locate(samples, views)
+        places, found = self._rows().locate(samples, views)
         if not found.all():
             absent = np.argwhere(~found)
             row, column = absent[0]
@@ -275,60 +268,15 @@ class FeatureStore:
                 "which extracts them."
             )
         flat = np.empty((found.size, self.tokens * self.width), np.float16)
-        for name, rows, targets in self._by_part(places.reshape(-1)):
+        for name, rows, targets in self._rows().by_part(places.reshape(-1)):
             _copy_rows(self._checked_maps(name, rows), rows, flat, targets)
         return flat
 
-    def _by_part(self, places: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """Yield each part's name, its rows at some of `places`, and which of `places` these are."""
-        part_of = self._part_of[places]
-        order = np.argsort(part_of, kind="stable")
-        bounds = np.flatnonzero(np.diff(part_of[order])) + 1
-        names, row_of = self._names, self._row_of
-        for target in np.split(order, bounds) if order.size else []:
-            yield names[part_of[target[0]]], row_of[places[target]], target
-
-    def _locate(self, samples: Sequence[str], views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions in the index of `views[i, :]` of sample i, and whether each was found."""
-        self._build_index()
-        get = self._ids.get
-        ids = np.fromiter((get(sample, -1) for sample in samples), np.int64, len(samples))
-        wanted = (ids[:, None] << VIEW_BITS) + views
-        if not self._keys.size:
-            return np.zeros(wanted.shape, np.int64), np.zeros(wanted.shape, bool)
-        places = np.searchsorted(self._keys, wanted)
-        places = np.minimum(places, self._keys.size - 1)
-        known = (ids[:, None] >= 0) & (views >= 0) & (views <= MAX_VIEW)
-        return places, known & (self._keys[places] == wanted)
-
-    def _forget_index(self) -> None:
-        self._names: list[str] = []
-        self._indexed = False
-        self._ids: dict[str, int] = {}
-        self._keys = np.empty(0, np.int64)
-        self._part_of = np.empty(0, np.int32)
-        self._row_of = np.empty(0, np.int32)
-
-    def _build_index(self) -> None:
-        if self._indexed:
-            return
-        self._indexed = True
-        self._names = sorted(self._parts)
-        if not self._names:
-            return
-        parts = [self._parts[name] for name in self._names]
-        samples = pa.chunked_array([part.samples for part in parts], pa.string())
-        encoded = samples.combine_chunks().dictionary_encode()
-        self._ids = {sample: i for i, sample in enumerate(encoded.dictionary.to_pylist())}
-        ids = encoded.indices.to_numpy().astype(np.int64)
-        keys = (ids << VIEW_BITS) + np.concatenate([part.views for part in parts])
-        lengths = np.array([len(part.views) for part in parts])
-        # Stable, so that of a pair in two parts the first is found.
-        order = np.argsort(keys, kind="stable")
-        self._keys = keys[order]
-        self._part_of = np.repeat(np.arange(len(parts), dtype=np.int32), lengths)[order]
-        starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-        self._row_of = (np.arange(len(keys)) - starts)[order].astype(np.int32)
+    def _rows(self) -> Lookup:
+        """The lookup of the parts that are known now; made when it is first needed."""
+        if self._lookup is None:
+            self._lookup = Lookup(self._parts)
+        return self._lookup
 
     def _read_keys(self, name: str, size: int) -> PartKeys:
         part = open_part(self.folder / name, self.tokens * self.width)
@@ -346,7 +294,7 @@ class FeatureStore:
             part.check(rows)
         except (DamagedPart, FileNotFoundError) as error:
             del self._parts[name]
-            self._forget_index()
+            self._lookup = None
             what = f"{path} was removed since it was listed"
             if isinstance(error, DamagedPart):
                 self.damage.append(set_aside(path, error))
@@ -359,43 +307,6 @@ class FeatureStore:
         while len(self._open) > _MAX_OPEN_PARTS:
             del self._open[next(iter(self._open))]
         return part.maps
-
-
-def prepare_folder(root: Path, needed_bytes: int) -> None:
-    """Make sure that `root` can be written to and has room for `needed_bytes`.
-
-    Raises:
-        InputError: it cannot be made, is read-only, or has too little free space.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass
-        free = shutil.disk_usage(root).free
-    except OSError as error:
-        raise InputError(
-            f"The feature store {root} cannot be written to ({error.strerror}): name another "
-            "folder with storage=<folder>."
-        ) from error
-    if needed_bytes > free:
-        raise InputError(
-            f"The feature store {root} needs {_gigabytes(needed_bytes)} more for this run, and "
-            f"its disk has {_gigabytes(free)} free: free some space, or name another folder with "
-            "storage=<folder>."
-        )
-
-
-def remove_leftovers(folder: Path, older_than_s: float = _LEFTOVER_AGE_S) -> int:
-    """Delete the temporary files of writers that were killed; return how many there were."""
-    removed = 0
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(folder):
-            if entry.name.startswith(f".{PART_PREFIX}") and (
-                time.time() - entry.stat().st_mtime > older_than_s
-            ):
-                Path(entry.path).unlink()
-                removed += 1
-    return removed
 
 
 def _every(views: Sequence[int], samples: int) -> np.ndarray:
@@ -412,7 +323,3 @@ def _copy_rows(source: np.ndarray, rows: np.ndarray, out: np.ndarray, targets: n
     for start, stop in zip(starts, stops, strict=True):
         row, target, length = rows[start], targets[start], stop - start
         out[target : target + length] = source[row : row + length]
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"

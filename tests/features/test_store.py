@@ -22,14 +22,9 @@ from hypothesis import strategies as st
 
 from safe_ray.errors import InputError
 from safe_ray.features import store as store_module
+from safe_ray.features.folder import prepare_folder, remove_leftovers
 from safe_ray.features.parts import open_part
-from safe_ray.features.store import (
-    FeatureStore,
-    MissingFeatures,
-    StoreKey,
-    prepare_folder,
-    remove_leftovers,
-)
+from safe_ray.features.store import FeatureStore, MissingFeatures, StoreKey
 
 TOKENS, WIDTH = 4, 6
 NOBODY = 65534
