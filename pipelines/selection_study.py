@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from safe_ray.training.outcome import CandidateOutcome
 
 METHOD = "safe"
-RULES: tuple[ChooseBy, ...] = ("metric", "nll", "nll_prior")
+RULES: tuple[ChooseBy, ...] = ("metric", "nll", "nll_prior", "metric_nll_prior")
 OPTIONS = (CONFIG_DIR, HELP)
 USAGE = """usage: python -m pipelines.selection_study suite=NAME [sweep=NAME] [group.knob=value]
 

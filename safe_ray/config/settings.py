@@ -288,9 +288,10 @@ class SearchConfig(Group):
         "images (cross) or on the whole validation split (full); auto is coop where there are "
         "validation images, else cross."
     )
-    choose_by: Literal["metric", "nll", "nll_prior"] = Field(
+    choose_by: Literal["auto", "metric", "nll", "nll_prior", "metric_nll_prior"] = Field(
         description="What is best on validation samples: the metric, and the negative "
-        "log-likelihood among equals; that alone; or that with a prior on alpha around 0.5."
+        "log-likelihood among equals; that alone; that with a prior on alpha around 0.5; or all "
+        "three. auto is nll_prior below two validation samples a class, else metric."
     )
     refit: Flag = Field(
         description="Train each winner once more on support and validation images together; no "

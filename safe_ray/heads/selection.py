@@ -9,7 +9,7 @@ from typing import Literal
 
 from safe_ray.specs import Metric
 
-ChooseBy = Literal["metric", "nll", "nll_prior"]
+ChooseBy = Literal["metric", "nll", "nll_prior", "metric_nll_prior"]
 
 LEVEL = 0.05
 """How likely a gain may be by chance alone and still count as shown."""
@@ -30,7 +30,8 @@ class Rule:
         metric: what the person asks for.
         choose_by: `metric` takes the highest value of the metric, and among equal ones the lowest
             negative log-likelihood; `nll` the lowest negative log-likelihood; `nll_prior` that of
-            the n samples together, plus `(alpha - 0.5)^2 / (2 * 0.15^2)` where there is an alpha.
+            the n samples together, plus `(alpha - 0.5)^2 / (2 * 0.15^2)` where there is an alpha;
+            `metric_nll_prior` the highest n times the metric, less the sum of `nll_prior`.
     """
 
     metric: Metric = "accuracy"
@@ -50,10 +51,20 @@ class Rule:
         """
         if self.choose_by == "metric":
             return selection_score(value, nll, steps)
+        score = -nll + (value if self.choose_by == "metric_nll_prior" else 0.0)
         if self.choose_by == "nll" or "alpha" not in at:
-            return -nll
+            return score
         away = (at["alpha"] - _PRIOR_MEAN) / _PRIOR_DEVIATION
-        return -nll - away * away / (2 * samples)
+        return score - away * away / (2 * samples)
+
+
+def automatic_rule(samples: int, classes: int) -> ChooseBy:
+    """Return how `search.choose_by=auto` chooses, from so many validation samples of all classes.
+
+    One sample a class says more by its likelihood than by being right or wrong; from two on
+    the metric chose as well or better (docs/selection.md).
+    """
+    return "nll_prior" if samples < 2 * classes else "metric"
 
 
 def selection_score(value: float, nll: float, steps: int) -> float:

@@ -81,8 +81,8 @@ class Protocol:
         selection: `coop` (a few validation samples a class), `cross` (folds of the support set) or
             `full` (the whole validation split).
         metric: what was asked for, `accuracy` or `mean_per_class`.
-        choose_by: how the winner was chosen on them: `metric`, `nll` or `nll_prior` (see
-            `safe_ray.heads.selection.Rule`).
+        choose_by: how the winner was chosen on them: `metric`, `nll`, `nll_prior` or
+            `metric_nll_prior` (see `safe_ray.heads.selection.Rule`).
         convention: of the sampling, a key of `safe_ray.data.episodes.CONVENTIONS`.
         prompts: `single`, `ensemble` or `descriptions`.
         refit: whether winners were then trained again, on support and validation samples together.

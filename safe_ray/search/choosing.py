@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from safe_ray.heads.selection import shows_gain
 from safe_ray.report.summary import ValidationResult
 from safe_ray.specs import MethodSpec
-from safe_ray.sweep.testing import Winner
 from safe_ray.training.job import BankJob
 from safe_ray.training.outcome import BankOutcome, CandidateOutcome, Fit
 
@@ -23,6 +23,23 @@ class ResultId(NamedTuple):
     def label(self, methods: int) -> str:
         """Return its name in a sweep of so many methods; with one, that is the task's."""
         return self.task_id if methods == 1 else f"{self.task_id}-{self.method}"
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The fitted method that the search of a task ended with.
+
+    Attributes:
+        task_id: the task.
+        method: which method.
+        folder: what it keeps; None for a method that keeps nothing.
+        at: the chosen value of each knob.
+    """
+
+    task_id: str
+    method: MethodSpec
+    folder: Path | None
+    at: Mapping[str, float]
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,10 @@ class Group:
 
 
 def groups_of(config: SweepConfig) -> tuple[Group, ...]:
-    """Return the methods of a sweep, those with the same recipe and the same space together.
+    """Return the methods of a sweep, those that can be fitted to the same candidates together.
+
+    These have the same recipe and search the same; what else is fixed for one of them is fixed for
+    all, and means nothing to the others.
 
     Raises:
         InputError: a method's module cannot be used, or its file names a quantity or a knob that
@@ -50,12 +53,30 @@ def groups_of(config: SweepConfig) -> tuple[Group, ...]:
     for name in config.method:
         group = _group(config, name, config.methods[name])
         for place, other in enumerate(groups):
-            if (other.recipe, other.space.quantities) == (group.recipe, group.space.quantities):
-                groups[place] = replace(other, methods=(*other.methods, *group.methods))
+            quantities = _shared(other, group)
+            if quantities is not None:
+                space = replace(other.space, quantities=quantities)
+                groups[place] = replace(
+                    other, methods=(*other.methods, *group.methods), space=space
+                )
                 break
         else:
             groups.append(group)
     return tuple(groups)
+
+
+def _shared(one: Group, other: Group) -> dict[str, Quantity] | None:
+    """Return the quantities of candidates that serve both, or None if none do."""
+    if one.recipe != other.recipe:
+        return None
+    trained = QUANTITIES if one.recipe is not None else ()
+    together = {**one.space.quantities, **other.space.quantities}
+    for name, value in together.items():
+        found = [each.get(name, value) for each in (one.space.quantities, other.space.quantities)]
+        both = name in one.space.quantities and name in other.space.quantities
+        if found[0] != found[1] or ((isinstance(value, Range) or name in trained) and not both):
+            return None
+    return together
 
 
 def described(group: Group, pooling: Pooling, names: Sequence[str]) -> MethodGroup:

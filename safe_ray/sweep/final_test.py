@@ -19,11 +19,11 @@ from safe_ray.features.inventory import Inventory
 from safe_ray.progress import Reporter
 from safe_ray.report.correct import Correct
 from safe_ray.report.summary import TaskResult
-from safe_ray.search.choosing import Choice
+from safe_ray.search.choosing import Choice, Winner
 from safe_ray.sweep.extraction import extract_tests
 from safe_ray.sweep.recording import ZERO_SHOT, Recorder
 from safe_ray.sweep.targets import target_columns
-from safe_ray.sweep.testing import TaskTest, Winner, run_tests
+from safe_ray.sweep.testing import TaskTest, run_tests
 from safe_ray.sweep.winners import Decision
 from safe_ray.training.facts import TaskFacts
 

@@ -17,6 +17,7 @@ from safe_ray.data.manifest import Manifest
 from safe_ray.features.extract import open_store
 from safe_ray.features.inventory import Inventory
 from safe_ray.files import digest_json, replacing
+from safe_ray.heads.selection import ChooseBy, automatic_rule
 from safe_ray.poolings import to_json
 from safe_ray.search.groups import Group, described
 from safe_ray.search.space import task_seed
@@ -66,7 +67,7 @@ def write_tasks(
             mode=checked.selection,
             folds=config.search.folds,
             metric=config.evaluation.metric,
-            choose_by=config.search.choose_by,
+            choose_by=_choose_by(config, checked, len(manifest.classes)),
             batch_size=config.training.batch_size,
             warmup=config.training.warmup,
             training_seed=task_seed(config.search.seed, task.id),
@@ -88,6 +89,13 @@ def write_tasks(
         facts.save(folder / "tasks" / task.id, classifiers[task.dataset])
         written[task.id] = facts
     return written
+
+
+def _choose_by(config: SweepConfig, checked: CheckedTask, classes: int) -> ChooseBy:
+    if config.search.choose_by != "auto":
+        return config.search.choose_by
+    judged = checked.support if checked.selection == "cross" else checked.validation
+    return automatic_rule(len(judged.samples), classes)
 
 
 def _labels(inventory: Inventory) -> tuple[int, ...]:

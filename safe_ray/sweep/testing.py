@@ -18,27 +18,10 @@ from safe_ray.heads.artifact import load_head
 from safe_ray.heads.bank import tuned_logits
 from safe_ray.methods.base import Fitted, TaskData, make_method
 from safe_ray.methods.features import MappedFeatures
-from safe_ray.specs import MethodSpec
+from safe_ray.search.choosing import Winner
 from safe_ray.training.facts import TaskFacts, load_classifier, load_pooling
 
 _CALIBRATION_BINS = 15
-
-
-@dataclass(frozen=True)
-class Winner:
-    """The fitted method that the search of a task ended with.
-
-    Attributes:
-        task_id: the task.
-        method: which method.
-        folder: what it keeps; None for a method that keeps nothing.
-        at: the chosen value of each knob.
-    """
-
-    task_id: str
-    method: MethodSpec
-    folder: Path | None
-    at: Mapping[str, float]
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from safe_ray.training.facts import TaskFacts, load_classifier, load_pooling
 from safe_ray.training.folds import fold_of
 from safe_ray.training.judging import Judged, judge_candidates
 from safe_ray.training.loop import (
+    QUANTITIES,
     Found,
     LoopOptions,
     Member,
@@ -107,7 +108,9 @@ def bank_members(facts: TaskFacts, candidates: Sequence[Values]) -> list[Member]
     """
 
     def members(include: tuple[bool, ...] | None) -> list[Member]:
-        return [Member.of(values, include) for values in candidates]
+        # Methods of the group may have quantities that the training of a pooling knows nothing of.
+        trained = [{n: v for n, v in values.items() if n in QUANTITIES} for values in candidates]
+        return [Member.of(values, include) for values in trained]
 
     result = members(None)
     if facts.mode == "cross":

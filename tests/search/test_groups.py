@@ -38,6 +38,15 @@ def test_methods_with_one_recipe_and_one_space_share_a_bank() -> None:
     ]
 
 
+def test_numbers_that_mean_nothing_to_the_others_keep_no_method_apart() -> None:
+    assert names("method=[safe,safe_a_f,safe_linear]") == [["safe", "safe_a_f", "safe_linear"]]
+    (group,) = groups_of(load_config(["method=[safe,safe_a_f]"]))
+    assert group.space.quantities["key_lr"] == 1e-3
+    searched = "method.safe_a_f.space.key_lr={low: 0.001, high: 0.1, log: true}"
+    assert names("method=[safe,safe_a_f]", searched) == [["safe"], ["safe_a_f"]]
+    assert names("method=[tip_adapter_f,gda]") == [["tip_adapter_f"], ["gda"]]
+
+
 def test_a_method_with_a_range_of_its_own_trains_its_own() -> None:
     assert names("method=[safe,tuned_pooling]", "method.tuned_pooling.space.lr=0.001") == [
         ["safe"],

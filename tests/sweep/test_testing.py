@@ -10,8 +10,9 @@ import torch
 from safe_ray.heads.artifact import load_head
 from safe_ray.heads.blending import blend_logits
 from safe_ray.poolings.pooled import pool_with_heads
+from safe_ray.search.choosing import Winner
 from safe_ray.specs import MethodGroup, MethodSpec
-from safe_ray.sweep.testing import Winner, run_tests
+from safe_ray.sweep.testing import run_tests
 from safe_ray.training.facts import TaskFacts, load_pooling
 from safe_ray.training.job import run_bank
 from safe_ray.training.outcome import BankOutcome
