@@ -128,17 +128,19 @@ class MethodGroup:
         methods: the first one's score is what the search maximises.
         trained: the names of the pooling's parameters that are trained; none for methods that need
             no tuned pooling.
+        low_rank: whether these change by products of low rank.
     """
 
     name: str
     methods: tuple[MethodSpec, ...]
     trained: tuple[str, ...] = ()
+    low_rank: bool = False
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> MethodGroup:
         """Read what `dataclasses.asdict` and JSON made of one."""
         methods = tuple(map(MethodSpec.from_json, value["methods"]))
-        return MethodGroup(value["name"], methods, tuple(value["trained"]))
+        return MethodGroup(value["name"], methods, tuple(value["trained"]), value["low_rank"])
 
 
 @dataclass(frozen=True)

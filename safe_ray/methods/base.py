@@ -33,9 +33,12 @@ class Recipe:
 
     Attributes:
         parameters: the parts of the pooling that are trained: `("all",)`, or some of its groups.
+        low_rank: whether matrices change by a product of two thin ones, whose rank is the
+            candidate's `rank` (see `safe_ray.poolings.low_rank`), and nothing else does.
     """
 
     parameters: tuple[str, ...] = ("all",)
+    low_rank: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from safe_ray.methods.base import Method, Recipe, make_method
 from safe_ray.poolings.base import Pooling, select_parameters
 from safe_ray.search.space import Quantity, SearchSpace
 from safe_ray.specs import MethodGroup, MethodSpec, Range
-from safe_ray.training.loop import QUANTITIES
+from safe_ray.training.loop import HOLDING, QUANTITIES
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def described(group: Group, pooling: Pooling, names: Sequence[str]) -> MethodGro
     """
     recipe = group.recipe
     trained = () if recipe is None else select_parameters(pooling, _parts(recipe), names)
-    return MethodGroup(group.name, group.methods, trained)
+    low_rank = recipe is not None and recipe.low_rank
+    return MethodGroup(group.name, group.methods, trained, low_rank)
 
 
 def _parts(recipe: Recipe) -> Sequence[str] | str:
@@ -104,7 +105,7 @@ def _group(config: SweepConfig, name: str, file: MethodConfig) -> Group:
     recipe = method.recipe
     if recipe is not None and recipe.parameters == ("all",):
         wanted = config.training.parameters
-        recipe = Recipe(("all",) if wanted == "all" else tuple(wanted))
+        recipe = replace(recipe, parameters=("all",) if wanted == "all" else tuple(wanted))
     quantities = _quantities(config, name, file, method)
     knobs = _knobs(config, name, file, method)
     spec = MethodSpec(name, file.title or name, file.module, dict(file.options), knobs)
@@ -121,6 +122,12 @@ def _quantities(
     known = (*found, *method.quantities)
     _refuse_unknown(name, "space", file.space, known)
     found |= {each: as_range(value) for each, value in file.space.items()}
+    held = next((each for each in HOLDING if found.get(each, 0.0) != 0.0), None)
+    if method.recipe is not None and method.recipe.low_rank and held is not None:
+        raise InputError(
+            f"The method {name!r} has updates of low rank, which {held} cannot hold: set "
+            f"search.{held}=0.0, or method.{name}.space.{held}=0.0."
+        )
     missing = [each for each in method.quantities if each not in found]
     if missing:
         raise InputError(

@@ -25,7 +25,9 @@ import torch
 from safe_ray.files import digest_json
 from safe_ray.heads.artifact import save_head
 from safe_ray.methods.base import how_to_load
-from safe_ray.specs import MethodSpec, Values
+from safe_ray.poolings.base import Pooling
+from safe_ray.poolings.low_rank import LowRank, beginning, merged, weights_of
+from safe_ray.specs import MethodGroup, MethodSpec, Values
 from safe_ray.training.checkpoint import load_state, save_state
 from safe_ray.training.facts import TaskFacts, load_classifier, load_pooling
 from safe_ray.training.folds import fold_of
@@ -35,6 +37,7 @@ from safe_ray.training.loop import (
     Found,
     LoopOptions,
     Member,
+    MemberState,
     Parallel,
     SingleProcess,
     SupportShard,
@@ -158,14 +161,14 @@ def run_bank(
         return
     state = TrainingState(0, [])
     if group.trained:
-        state = _train(job, facts, group.trained, device, found.state, shard, parallel, on_progress)
+        state = _train(job, facts, group, device, found.state, shard, parallel, on_progress)
     if not parallel.is_first:
         return
     judged = judge_candidates(
         facts,
         group,
         job.candidates,
-        [member.head for member in state.members],
+        [merged(member.head) if group.low_rank else member.head for member in state.members],
         load_pooling(Path(job.sweep)),
         load_classifier(job.task_folder).to(device),
     )
@@ -187,7 +190,7 @@ def run_bank(
 def _train(
     job: BankJob,
     facts: TaskFacts,
-    trained: tuple[str, ...],
+    group: MethodGroup,
     device: torch.device,
     found: TrainingState | None,
     shard: SupportShard | None,
@@ -197,6 +200,17 @@ def _train(
     """Train the bank's heads, from what an earlier attempt has left."""
     original = load_pooling(Path(job.sweep))
     members = bank_members(facts, job.candidates)
+    pooling: Pooling = facts.pool()
+    trained, start = group.trained, begin(original, len(members))
+    if group.low_rank:
+        names = weights_of(trained, original)
+        ranks = [round(values["rank"]) for values in job.candidates]
+        states = beginning(original, names, ranks, facts.training_seed)
+        # The members of a candidate begin alike, whichever fold they leave out.
+        copies = len(members) // len(states)
+        start = TrainingState(0, [MemberState(state) for state in states * copies])
+        pooling = LowRank(pooling, names)
+        trained = pooling.trained
     longest = max(member.epochs for member in members)
 
     def tell(epoch: int) -> None:
@@ -205,10 +219,10 @@ def _train(
 
     return train_bank(
         members,
-        found or begin(original, len(members)),
+        found or start,
         shard or support_shard(job.task_folder, facts, device),
         load_classifier(job.task_folder).to(device),
-        facts.pool(),
+        pooling,
         facts.logit_scale,
         LoopOptions(
             facts.batch_size,

@@ -55,7 +55,7 @@ class Member:
     @property
     def is_held(self) -> bool:
         """Whether anything holds it near the original pooling."""
-        return any((self.decay_to_start, self.distance_penalty, self.logit_pull))
+        return any(getattr(self, name) for name in HOLDING)
 
     @classmethod
     def of(cls, values: Values, include: tuple[bool, ...] | None = None) -> Member:
@@ -90,6 +90,9 @@ QUANTITIES = (
     "temperature",
 )
 """The names of what a candidate may say of its training."""
+
+HOLDING = ("decay_to_start", "distance_penalty", "logit_pull")
+"""Those that hold a head near the original one."""
 
 
 @dataclass(frozen=True)
