@@ -229,14 +229,14 @@ def test_what_a_method_keeps_classifies_test_samples_on_the_gpu(
         assert found.shape == (SAMPLES,)
 
 
-@pytest.mark.parametrize("mode", ["coop", "cross"])
+@pytest.mark.parametrize("selection", ["coop", "cross"])
 @pytest.mark.parametrize("spec", JUDGED, ids=lambda spec: spec.name)
 def test_judging_keeps_to_the_gpu(
     fake: FakeTensorMode,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     spec: MethodSpec,
-    mode: str,
+    selection: str,
 ) -> None:
     def figures_of(sums: KnobSums, at: Sequence[Mapping[str, float]], rule: Any) -> list[Point]:
         """Figures need values: these are any."""
@@ -245,10 +245,10 @@ def test_judging_keeps_to_the_gpu(
 
     monkeypatch.setattr(knobs, "figures_of", figures_of)
     with _disable_current_modes():
-        job = write_task(tmp_path, mode=mode)
+        job = write_task(tmp_path, selection=selection)
         facts, original = TaskFacts.load(job.task_folder), load_pooling(Path(job.sweep))
         text = load_classifier(job.task_folder)
-    members = 1 + (facts.folds if mode == "cross" else 0)
+    members = 1 + (facts.folds if selection == "cross" else 0)
     heads = [dict(original) for _ in range(members * len(CANDIDATES))]
     group = MethodGroup(spec.name, (spec,), NAMES)
     judged = judge_candidates(facts, group, CANDIDATES, heads, original, text.to(GPU))

@@ -191,12 +191,12 @@ class Recorder:
     def _protocol(self, task_id: str) -> Protocol:
         facts = self._facts[task_id]
         return Protocol(
-            selection=facts.mode,
+            selection=facts.selection,
             metric=facts.metric,
             choose_by=facts.choose_by,
             convention=facts.card["episode"]["convention"],
             prompts=facts.card["prompts"],
-            refit=self._refit and facts.mode != "cross",
+            refit=self._refit and facts.selection != "cross",
             support_samples=len(facts.support),
             validation_samples=facts.validation_count,
             train_digest=facts.card["episode"]["train_digest"],

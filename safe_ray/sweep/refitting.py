@@ -104,7 +104,7 @@ def refit_winners(
 
 def is_refitted(choice: Choice, facts: TaskFacts) -> bool:
     """Whether there is anything to fit, and validation samples that it has not been fitted to."""
-    return choice.winner.folder is not None and facts.mode != "cross"
+    return choice.winner.folder is not None and facts.selection != "cross"
 
 
 def refit_of(choice: Choice, facts: TaskFacts) -> Refit:

@@ -130,7 +130,7 @@ def _bank_size(
     search = config.search
     if search.bank != "auto":
         return search.bank
-    crossed = any(task.mode == "cross" for task in facts.values())
+    crossed = any(task.selection == "cross" for task in facts.values())
     folds = search.folds if crossed else 0
     footprint = BankFootprint(
         parameters=sum(tensor.numel() for tensor in backbone.state.values()),

@@ -64,7 +64,7 @@ def write_tasks(
             support_labels=_labels(checked.support),
             validation=tuple(checked.validation.samples),
             validation_labels=_labels(checked.validation),
-            mode=checked.selection,
+            selection=checked.selection,
             folds=config.search.folds,
             metric=config.evaluation.metric,
             choose_by=_choose_by(config, checked, len(manifest.classes)),

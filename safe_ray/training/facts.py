@@ -38,11 +38,11 @@ class TaskFacts:
         views: augmented views of each support sample; training draws from these and view 0.
         support: sample digests of the support set, in the episode's order.
         support_labels: class indices of the support set.
-        validation: sample digests of the validation samples (empty in mode `cross`).
+        validation: sample digests of the validation samples (empty under the selection `cross`).
         validation_labels: class indices of the validation samples.
-        mode: `coop` and `full` validate on the validation samples (a few a class, or the whole
+        selection: `coop` and `full` validate on the validation samples (a few a class, or the whole
             split), `cross` on folds of the support set.
-        folds: folds of the support set in mode `cross`.
+        folds: folds of the support set under the selection `cross`.
         metric: of the validation samples, that the person asks for.
         choose_by: how a candidate and its knobs are chosen (see `safe_ray.heads.selection.Rule`).
         batch_size: support samples a step.
@@ -68,7 +68,7 @@ class TaskFacts:
     support_labels: tuple[int, ...]
     validation: tuple[str, ...]
     validation_labels: tuple[int, ...]
-    mode: Literal["coop", "cross", "full"]
+    selection: Literal["coop", "cross", "full"]
     folds: int
     metric: Metric
     choose_by: ChooseBy
@@ -85,7 +85,7 @@ class TaskFacts:
     @property
     def validation_count(self) -> int:
         """How many samples the validation accuracy is over."""
-        return len(self.support) if self.mode == "cross" else len(self.validation)
+        return len(self.support) if self.selection == "cross" else len(self.validation)
 
     @property
     def maps_in_memory(self) -> int:

@@ -104,9 +104,9 @@ class BankJob:
 
 
 def bank_members(facts: TaskFacts, candidates: Sequence[Values]) -> list[Member]:
-    """Return the members to train: one a candidate, and in mode `cross` one more a fold.
+    """Return the members to train: one a candidate, and in cross-validation one more a fold.
 
-    The first `len(candidates)` members see the whole support set. In mode `cross` they are
+    The first `len(candidates)` members see the whole support set. In cross-validation they are
     followed, fold by fold, by members that leave that fold out.
     """
 
@@ -116,7 +116,7 @@ def bank_members(facts: TaskFacts, candidates: Sequence[Values]) -> list[Member]
         return [Member.of(values, include) for values in trained]
 
     result = members(None)
-    if facts.mode == "cross":
+    if facts.selection == "cross":
         folds = fold_of(facts.support_labels, facts.support, facts.folds)
         for fold in range(facts.folds):
             result += members(tuple(place != fold for place in folds))

@@ -60,8 +60,8 @@ def judge_candidates(
         facts: the task.
         group: the methods.
         candidates: K of them.
-        heads: K trained heads, and in mode `cross` K more for each fold, which has not seen it;
-            empty where the methods need none.
+        heads: K trained heads, and in cross-validation K more for each fold, which have not seen
+            it; empty where the methods need none.
         original: the original head.
         classifier: `[classes, D]`, on the device to compute on.
 
@@ -70,7 +70,7 @@ def judge_candidates(
         finite is left out.
     """
     judge = _Judge(facts, group, original, classifier)
-    members = 1 + (facts.folds if facts.mode == "cross" else 0)
+    members = 1 + (facts.folds if facts.selection == "cross" else 0)
     samples = len(facts.support) * (facts.views + 2) + len(facts.validation)
     size = max(1, _FEATURE_BYTES // (4 * samples * members * classifier.shape[1]))
     judged: list[dict[str, Judged]] = []
@@ -150,7 +150,7 @@ class _Judge:
 
     def _splits(self, whole: TaskData, heads: Sequence[Sequence[HeadState]]) -> list[_Split]:
         facts = self._facts
-        if facts.mode != "cross":
+        if facts.selection != "cross":
             if not facts.validation:
                 raise ValueError(f"{facts.task.id} has nothing to validate on")
             labels = torch.tensor(facts.validation_labels, device=self._labels.device)

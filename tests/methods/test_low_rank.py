@@ -35,9 +35,11 @@ CANDIDATES = (
 )
 
 
-@pytest.mark.parametrize("mode", ["coop", "cross"])
-def test_a_bank_of_different_ranks_is_trained_judged_and_kept(tmp_path: Path, mode: str) -> None:
-    written = write_task(tmp_path, groups=(GROUP,), mode=mode)
+@pytest.mark.parametrize("selection", ["coop", "cross"])
+def test_a_bank_of_different_ranks_is_trained_judged_and_kept(
+    tmp_path: Path, selection: str
+) -> None:
+    written = write_task(tmp_path, groups=(GROUP,), selection=selection)
     job = BankJob(written.sweep, written.task_id, METHOD.name, 0, CANDIDATES)
     run_bank(job, device())
     outcome = BankOutcome.load(job.folder)
@@ -50,7 +52,7 @@ def test_a_bank_of_different_ranks_is_trained_judged_and_kept(tmp_path: Path, mo
         rank = candidate.values["rank"]
         assert {tensor.shape[1] for name, tensor in kept.items() if name.endswith(".up")} == {rank}
         assert {len(tensor) for name, tensor in kept.items() if name.endswith(".down")} == {rank}
-        if mode == "coop":
+        if selection == "coop":
             winner = Winner(TASK.id, METHOD, job.folder / str(fit.head), fit.at)
             test = run_tests(
                 Path(job.sweep), [winner], facts.validation, facts.validation_labels, device(), 9

@@ -69,7 +69,7 @@ def test_what_has_nothing_to_fit_or_nothing_more_to_see_is_left_alone(job: BankJ
     facts = TaskFacts.load(job.task_folder)
     choice = winner(job)
     assert is_refitted(choice, facts)
-    assert not is_refitted(choice, replace(facts, mode="cross"))
+    assert not is_refitted(choice, replace(facts, selection="cross"))
     groups = (MethodGroup("zero_shot", (ZERO_SHOT,)),)
     replace(facts, groups=groups).save(job.task_folder, load_classifier(job.task_folder))
     untouched = winner(replace(job, group="zero_shot", candidates=({},)), ZERO_SHOT)

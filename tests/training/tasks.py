@@ -54,7 +54,7 @@ def write_task(root: Path, **changes: Any) -> BankJob:
         support_labels=tuple(i % CLASSES for i in range(19)),
         validation=tuple(validation),
         validation_labels=tuple(i % CLASSES for i in range(14)),
-        mode="coop",
+        selection="coop",
         folds=3,
         metric="accuracy",
         choose_by="metric",

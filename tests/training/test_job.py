@@ -139,7 +139,7 @@ def test_a_diverged_candidate_is_failed_and_its_neighbours_are_not(tmp_path: Pat
 def test_cross_validation_scores_each_support_sample_by_a_head_that_never_saw_it(
     tmp_path: Path,
 ) -> None:
-    job = write_task(tmp_path, mode="cross")
+    job = write_task(tmp_path, selection="cross")
     facts = TaskFacts.load(job.task_folder)
     members = bank_members(facts, job.candidates)
     assert len(members) == len(CANDIDATES) * (1 + facts.folds)
