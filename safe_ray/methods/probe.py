@@ -5,7 +5,7 @@ With f a normalised feature, `t_c` the text embedding of class c and s the logit
 
     cross-entropy + mean over c of lambda_c |w_c - t_c|^2
     lambda_c = mean probability that zero-shot CLIP gives the right class, over the support samples
-               of class c
+               of class c, in all views and with the original pooling
 
 and the knob b blends the trained classifier with the text:
 
@@ -18,7 +18,8 @@ Sources: CLAP, Silva-Rodriguez et al., "A Closer Look at the Few-Shot Adaptation
 Vision-Language Models", CVPR 2024 (github.com/jusiro/CLAP), for the penalty and its weights; LP++,
 Huang et al., CVPR 2024 (github.com/FereshteShakeri/FewShot-CLIP-Strong-Baseline), for the mix.
 Both train with steps of their own (SGD; steps that the data decide), this with AdamW, whose
-learning rate is searched.
+learning rate is searched. CLAP normalises `w_c` in its logits and begins at embeddings that are not
+normalised; here they begin normalised, and their length is trained as well.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class Probe:
         mixed = self.text == "mix"
         start = [torch.zeros_like(text) if mixed else text]
         start += [text.new_ones(len(text), 1)] * mixed
-        strength = class_weights(seen, labels, text, scale)
+        strength = class_weights(task.features.original, labels, text, scale)
 
         def weights(parameters: Stacked) -> Tensor:
             return parameters[0] + parameters[1] * text if mixed else parameters[0]
@@ -142,19 +143,22 @@ METHOD = Probe
 
 
 def class_weights(features: Tensor, labels: Tensor, text: Tensor, logit_scale: float) -> Tensor:
-    """Return CLAP's weight of each class, `[K, classes]`; 1 for a class without support samples.
+    """Return CLAP's weight of each class, `[classes]`; 1 for a class without support samples.
 
     Args:
-        features: `[K, S, V, D]`, normalised; each view counts.
+        features: `[S, V, D]` of the original pooling; each view counts.
         labels: `[S]`.
         text: `[classes, D]`, normalised.
         logit_scale: s.
     """
-    odds = torch.softmax(logit_scale * (features @ text.t()), -1)  # [K, S, V, classes]
-    right = odds.mean(2).gather(2, labels.view(1, -1, 1).expand(len(odds), -1, 1)).squeeze(2)
-    sums = right.new_zeros(len(odds), len(text)).index_add_(1, labels, right)
-    counts = right.new_zeros(len(text)).index_add_(0, labels, torch.ones_like(right[0]))
-    return torch.where(counts > 0, sums / counts.clamp_min(1.0), torch.ones_like(sums))
+    right = text.new_zeros(len(labels))
+    # One view at a time: with many classes the probabilities outgrow the features.
+    for view in features.unbind(1):
+        odds = tuned_logits(view, text, logit_scale).softmax(-1)
+        right += odds.gather(1, labels.unsqueeze(1)).squeeze(1) / features.shape[1]
+    counts = torch.bincount(labels, minlength=len(text))
+    sums = text.new_zeros(len(text)).index_add_(0, labels, right)
+    return torch.where(counts > 0, sums / counts.clamp_min(1), 1.0)
 
 
 @dataclass(frozen=True)
@@ -173,21 +177,29 @@ class ProbedTask:
 
     def logits(self, features: Features, at: At) -> Tensor:
         """See `Fitted`."""
-        seen = features.original[:, 0]
-        if self.head is not None:
-            alpha = at["alpha"]
-            seen = alpha * features.pooled([self.head])[0, :, 0] + (1.0 - alpha) * seen
-        blend = at["blend"]
-        weights = (1.0 - blend) * self.task.classifier + blend * self.weights
-        return tuned_logits(seen, weights, self.task.logit_scale)
+        return self._logits(features.original[:, 0], self._tuned(features), at)
 
     def sums(self, features: Features, labels: Tensor, grid: Grid, at: At) -> KnobSums:
         """See `Fitted`."""
         task = self.task
-        zero_shot = tuned_logits(features.original[:, 0], task.classifier, task.logit_scale)
+        original, tuned = features.original[:, 0], self._tuned(features)
+        zero_shot = tuned_logits(original, task.classifier, task.logit_scale)
         labels = labels.to(zero_shot.device)
-        return sums_of_logits(lambda a: self.logits(features, a), zero_shot, labels, grid, at)
+        return sums_of_logits(
+            lambda a: self._logits(original, tuned, a), zero_shot, labels, grid, at
+        )
 
     def state(self) -> Mapping[str, Tensor]:
         """See `Fitted`."""
         return {**(self.head or {}), _WEIGHTS: self.weights}
+
+    def _tuned(self, features: Features) -> Tensor | None:
+        """Return what the tuned pooling gives of view 0, `[N, D]`; None without one."""
+        return None if self.head is None else features.pooled([self.head])[0, :, 0]
+
+    def _logits(self, original: Tensor, tuned: Tensor | None, at: At) -> Tensor:
+        seen, blend = original, at["blend"]
+        if tuned is not None:
+            seen = at["alpha"] * tuned + (1.0 - at["alpha"]) * original
+        weights = (1.0 - blend) * self.task.classifier + blend * self.weights
+        return tuned_logits(seen, weights, self.task.logit_scale)

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from safe_ray.methods.base import Fitted, Method, TaskData
 from safe_ray.methods.clip_adapter import ClipAdapter
+from safe_ray.methods.features import GivenFeatures
 from safe_ray.methods.knobs import points_of, sums_of_logits
 from safe_ray.methods.probe import Probe, class_weights
 from safe_ray.methods.task_residual import TaskResidual
+from safe_ray.poolings.base import HeadState
 from tests.methods.test_adapted import (
     CLASSES,
     DIM,
@@ -106,7 +108,8 @@ def expected(method: Any, at: dict[str, float], task: TaskData, lr: float, epoch
         both = tested.original[:, 0], tested.pooled([HEAD])[0, :, 0]
         f = normal((1 - at["alpha"]) * both[0] + at["alpha"] * both[1])
     seen = normal(raw)
-    odds = (SCALE * seen @ text.T).softmax(-1)
+    zero_shot = normal(task.features.original[:, 0])
+    odds = (SCALE * zero_shot @ text.T).softmax(-1)
     strength = torch.ones(CLASSES, dtype=torch.float64)
     for c in range(CLASSES):
         if (c == LABELS).any():
@@ -183,12 +186,32 @@ def test_at_zero_each_is_zero_shot(method: Method, zero: dict[str, float]) -> No
     assert torch.allclose(fitted(method).logits(tested, zero), zero_shot)
 
 
-def test_a_class_without_support_samples_is_held_with_all_strength() -> None:
-    seen = normal(draw(5, 1, len(LABELS), 2, DIM))
-    weights = class_weights(seen, LABELS, the_task().classifier, SCALE)
-    assert weights.shape == (1, CLASSES)
-    assert weights[0, 4] == 1.0
-    assert ((weights > 0) & (weights <= 1)).all()
+@pytest.mark.parametrize("views", [1, 3])
+def test_a_class_is_held_as_far_as_its_text_is_right(views: int) -> None:
+    seen, text = draw(5, len(LABELS), views, DIM), the_task().classifier
+    wanted = torch.ones(CLASSES, dtype=torch.float64)  # nothing is of class 4
+    for c in set(LABELS.tolist()):
+        own = normal(seen[c == LABELS]).flatten(0, 1)
+        wanted[c] = (SCALE * own @ text.T).softmax(-1)[:, c].mean()
+    assert torch.allclose(class_weights(seen, LABELS, text, SCALE), wanted, rtol=1e-12)
+
+
+class Counted:
+    """Features that count how often they are pooled with heads."""
+
+    def __init__(self, features: GivenFeatures) -> None:
+        self.original, self.times, self._features = features.original, 0, features
+
+    def pooled(self, heads: Sequence[HeadState]) -> Tensor:
+        self.times += 1
+        return self._features.pooled(heads)
+
+
+def test_a_table_pools_the_samples_once() -> None:
+    features = Counted(samples(20, len(TESTED), 2))
+    grid = {"alpha": (0.0, 0.5, 1.0), "blend": (0.0, 1.0)}
+    fitted(Probe("safe")).sums(features, TESTED, grid, {})
+    assert features.times == 1
 
 
 @pytest.mark.parametrize(
