@@ -9,8 +9,8 @@ scale and n(.) normalisation,
 A and B are trained on the support samples with r = 0.2; the validation samples decide r afterwards.
 
 Source: Gao et al., "CLIP-Adapter: Better Vision-Language Models with Feature Adapters", IJCV 2024;
-`clip_adapter.py` of github.com/gaopengcuhk/CLIP-Adapter. It trains with SGD, this with AdamW, whose
-learning rate is searched.
+`clip_adapter.py` of github.com/gaopengcuhk/CLIP-Adapter, which publishes no configuration of its
+training: AdamW is this project's choice, and its learning rate is searched.
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@ x begins at 0 and is trained with a = 0.5; the validation samples decide a after
 
 Source: Yu et al., "Task Residual for Tuning Vision-Language Models", CVPR 2023;
 `trainers/taskres.py` of github.com/geekyutao/TaskRes, where a is fixed at 0.5 (1 for one data set).
+Its configurations train with Adam at 2e-3 (2e-4 for ImageNet) and an L2 penalty, from embeddings
+that are not normalised; this trains with AdamW from normalised ones, with a learning rate that is
+searched.
 """
 
 from __future__ import annotations
