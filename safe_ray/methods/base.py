@@ -40,6 +40,12 @@ class Recipe:
     parameters: tuple[str, ...] = ("all",)
     low_rank: bool = False
 
+    @staticmethod
+    def of(parameters: str | Sequence[str], low_rank: bool = False) -> Recipe:
+        """Return the recipe of one part, or of several, as a method's options name them."""
+        one = isinstance(parameters, str)
+        return Recipe((str(parameters),) if one else tuple(parameters), low_rank)
+
 
 @dataclass(frozen=True)
 class TaskData:

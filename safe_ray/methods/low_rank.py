@@ -13,29 +13,23 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from safe_ray.heads.artifact import HOW_TO_LOAD
 from safe_ray.methods.base import At, Fitted, Recipe, TaskData, Values
 from safe_ray.methods.features import Features
 from safe_ray.methods.knobs import Grid, KnobSums
 from safe_ray.methods.tuned import FeatureBlend
 from safe_ray.poolings.low_rank import DOWN, factors_of, weights_of, with_factors
 
-HOW_TO_LOAD = (
-    "import json, torch, open_clip; from safetensors.torch import load_file",
-    "card = json.load(open('head.json')); alpha = card['alpha']",
-    "# a model that open_clip does not ship: open_clip.add_model_config(<its JSON file>) first",
-    "model, _, preprocess = open_clip.create_model_and_transforms("
-    "card['backbone']['model'], card['backbone']['pretrained']); model.eval()",
-    "# images: [N, 3, S, S], from preprocess; classifier: [classes, D], the text features of every "
-    "template, normalised, averaged over templates, normalised",
-    "original = model.encode_image(images); factors = load_file('head.safetensors')",
-    "weights = model.visual.attnpool.state_dict()",
+HOW_TO_LOAD_FACTORS = (
+    *HOW_TO_LOAD[:6],
+    "factors = load_file('head.safetensors'); weights = model.visual.attnpool.state_dict()",
     "names = [name.removesuffix('.up') for name in factors if name.endswith('.up')]",
     "new = {n: weights[n] + factors[n + '.up'] @ factors[n + '.down'] for n in names}",
     "model.visual.attnpool.load_state_dict({**weights, **new})",
-    "tuned = model.encode_image(images)",
-    "blended = torch.nn.functional.normalize(alpha * tuned + (1 - alpha) * original, dim=-1)",
-    "logits = card['logit_scale'] * blended @ classifier.T",
+    *HOW_TO_LOAD[7:],
 )
+"""A head in plain open_clip, line by line: where another head's weights are loaded, these are made.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,16 +43,14 @@ class LowRankTuned:
 
     quantities: ClassVar[tuple[str, ...]] = ("rank",)
     knobs: ClassVar[tuple[tuple[str, ...], ...]] = (("alpha",),)
-    how_to_load: ClassVar[tuple[str, ...]] = HOW_TO_LOAD
+    how_to_load: ClassVar[tuple[str, ...]] = HOW_TO_LOAD_FACTORS
 
     parameters: str | Sequence[str] = "all"
 
     @property
     def recipe(self) -> Recipe:
         """See `Method`."""
-        one = isinstance(self.parameters, str)
-        parts = (str(self.parameters),) if one else tuple(self.parameters)
-        return Recipe(parts, low_rank=True)
+        return Recipe.of(self.parameters, low_rank=True)
 
     def fit(self, task: TaskData, candidates: Sequence[Values]) -> Sequence[Fitted]:
         """See `Method`: the trained heads are all that there is to fit."""

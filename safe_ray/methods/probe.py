@@ -87,8 +87,7 @@ class Probe:
         """See `Method`."""
         if self.features == "original":
             return None
-        one = isinstance(self.parameters, str)
-        return Recipe((str(self.parameters),) if one else tuple(self.parameters))
+        return Recipe.of(self.parameters)
 
     def fit(self, task: TaskData, candidates: Sequence[Values]) -> Sequence[Fitted]:
         """See `Method`."""

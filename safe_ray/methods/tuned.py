@@ -55,8 +55,7 @@ class Tuned:
     @property
     def recipe(self) -> Recipe:
         """See `Method`."""
-        one = isinstance(self.parameters, str)
-        return Recipe((str(self.parameters),) if one else tuple(self.parameters))
+        return Recipe.of(self.parameters)
 
     @property
     def how_to_load(self) -> Sequence[str]:
