@@ -16,7 +16,7 @@ from safe_ray.cluster import TrialPlan, connect, plan_trials
 from safe_ray.compose import load_config
 from safe_ray.config import SweepConfig
 from safe_ray.features.inventory import no_progress
-from safe_ray.search.groups import Group, groups_of
+from safe_ray.search.groups import Group, described, groups_of
 from safe_ray.sweep.data import draw_episodes, read_manifests
 from safe_ray.sweep.extraction import extract_support
 from safe_ray.sweep.images import check_images
@@ -59,5 +59,7 @@ def ready(storage: Path, *overrides: str) -> ReadySweep:
     filled = time.perf_counter()
     config.outputs.mkdir(parents=True, exist_ok=True)
     groups = groups_of(config)
-    facts = write_tasks(config, backbone, manifests, images.tasks, summary.precision, plan, groups)
+    names = tuple(backbone.state)
+    methods = [described(group, backbone.pooling, names) for group in groups]
+    facts = write_tasks(config, backbone, manifests, images.tasks, summary.precision, plan, methods)
     return ReadySweep(config, facts, groups, plan, connected - began, filled - connected)

@@ -36,7 +36,7 @@ from safe_ray.progress import Reporter
 from safe_ray.report.correct import write_correct
 from safe_ray.report.summary import TaskResult
 from safe_ray.report.tables import print_table, write_report
-from safe_ray.search.groups import groups_of
+from safe_ray.search.groups import described, groups_of
 from safe_ray.sweep.begin import Admitted
 from safe_ray.sweep.claim import Claim
 from safe_ray.sweep.closing import closing_lines
@@ -105,6 +105,8 @@ def run_admitted(
         config.search.concurrent_trials,
     )
     groups = groups_of(config)
+    names = tuple(backbone.state)
+    methods = [described(group, backbone.pooling, names) for group in groups]
     precision = _precision(claim)
     check_precisions(config, precision, plan.gpus_per_worker)
     if claim.resumed:
@@ -124,7 +126,7 @@ def run_admitted(
         reporter.phase("extracting features"),
         reporter,
     )
-    facts = write_tasks(config, backbone, manifests, images.tasks, precision, plan, groups)
+    facts = write_tasks(config, backbone, manifests, images.tasks, precision, plan, methods)
     recorder = Recorder(writer, facts, config.tracking.register_winners, config.search.refit)
     recorder.start()
     decision = search_winners(claim, facts, groups, backbone, plan, recorder, reporter)

@@ -19,8 +19,8 @@ from safe_ray.features.inventory import Inventory
 from safe_ray.files import digest_json, replacing
 from safe_ray.heads.selection import ChooseBy, automatic_rule
 from safe_ray.poolings import to_json
-from safe_ray.search.groups import Group, described
 from safe_ray.search.space import task_seed
+from safe_ray.specs import MethodGroup
 from safe_ray.sweep.images import CheckedTask
 from safe_ray.training.facts import POOLING, TaskFacts
 from safe_ray.training.maps import choose_pin, stream_budget
@@ -33,15 +33,13 @@ def write_tasks(
     tasks: Sequence[CheckedTask],
     precision: str,
     plan: TrialPlan,
-    groups: Sequence[Group],
+    groups: Sequence[MethodGroup],
 ) -> dict[str, TaskFacts]:
     """Write what the workers need into the sweep's folder, and return it by task id."""
     folder = config.outputs
     with replacing(folder / POOLING) as temporary:
         save_file({k: v.contiguous() for k, v in backbone.state.items()}, temporary)
     store = open_store(backbone, config.features.store, precision)
-    names = tuple(backbone.state)
-    methods = tuple(described(group, backbone.pooling, names) for group in groups)
     classifiers: dict[str, Tensor] = {
         name: backbone.classifier_of(
             manifests[name].prompts, manifests[name].classes, distinct=manifests[name].ids is None
@@ -71,7 +69,7 @@ def write_tasks(
             batch_size=config.training.batch_size,
             warmup=config.training.warmup,
             training_seed=task_seed(config.search.seed, task.id),
-            groups=methods,
+            groups=tuple(groups),
             card=_card(config, backbone, manifest, checked.episode),
             pin=choose_pin(
                 config.training.pin,
