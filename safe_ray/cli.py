@@ -132,7 +132,7 @@ def help_text(command: Command, config_dir: str | None = None) -> str:
     """Return what `--help` prints: groups with their choices, and every knob with a line."""
     from omegaconf import OmegaConf
 
-    from safe_ray.compose import DATASETS, ConfigTree, compose_tree
+    from safe_ray.compose import DATASETS, METHODS, ConfigTree, compose_tree
     from safe_ray.config import groups, knobs
 
     tree = ConfigTree.of(config_dir)
@@ -148,6 +148,7 @@ def help_text(command: Command, config_dir: str | None = None) -> str:
         lines += [f"  python -m safe_ray.{command.verb} {arguments}".rstrip(), f"      {meaning}"]
     lines += ["", "groups, and the files to choose from:"]
     lines += [f"  {name:<11} {', '.join(tree.choices(name))}" for name in groups()]
+    lines += [f"  {'method':<11} {', '.join(tree.choices(METHODS))}"]
     lines += [f"  {'data sets':<11} {', '.join(tree.choices(DATASETS))}", "", "knobs:"]
     for knob in knobs():
         value = OmegaConf.select(composed, knob.path)

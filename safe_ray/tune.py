@@ -54,6 +54,10 @@ COMMAND = Command(
             "a table of your own: what its columns and its classes are called",
         ),
         ("data=/path/to/folder --dry-run", "a first look at them: classes, duplicates, disk, time"),
+        (
+            "'method=[safe,safe_a,tip_adapter_f,zero_shot]'",
+            "four methods on the same images, those that train the same sharing it",
+        ),
         ("sweep=mine search.bank=16 training.workers=2", "a named sweep, to go on with later"),
         ("search.lr=1e-4 'search.epochs={low: 10, high: 50}'", "fix one knob, search another"),
     ),
