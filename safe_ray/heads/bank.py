@@ -39,6 +39,8 @@ class Bank(nn.Module):
         logit_pulls: one a head, the weight in the loss of the mean absolute difference, over the
             classes, of its logits to the original head's, both at the model's own scale. None is 0
             for all.
+        shared: what all heads have alike beside their own states, and nobody trains. It is held
+            once; the pooling sees it with a leading axis of K, whose entries are the same memory.
     """
 
     classifier: Tensor
@@ -56,6 +58,7 @@ class Bank(nn.Module):
         temperatures: Sequence[float] | None = None,
         anchor: HeadState | None = None,
         logit_pulls: Sequence[float] | None = None,
+        shared: HeadState | None = None,
     ) -> None:
         super().__init__()
         self.precision = precision
@@ -71,6 +74,10 @@ class Bank(nn.Module):
                 self.register_parameter(attribute, nn.Parameter(stacked))
             else:
                 self.register_buffer(attribute, stacked)
+        self._shared = {
+            name: tensor.detach().to(classifier.device, precision or torch.float32)
+            for name, tensor in (shared or {}).items()
+        }
         self.register_buffer("classifier", classifier.float())
         self._size = len(heads)
         self.temperatures = tuple(temperatures or (1.0,) * len(heads))
@@ -103,6 +110,8 @@ class Bank(nn.Module):
         if self.precision is not None:
             state = {name: tensor.to(self.precision) for name, tensor in state.items()}
             tokens = tokens.to(self.precision)
+        for name, tensor in self._shared.items():
+            state[name] = tensor.expand(self._size, *tensor.shape)
         return self.pooling.pool(tokens, state).to(self.classifier.dtype)
 
     def forward(self, tokens: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

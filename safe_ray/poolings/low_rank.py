@@ -4,6 +4,9 @@ A weight W of a projection is `W_0 + U D` with U `[out, r]` and D `[r, in]`: W_0
 begins at zero and D at random, so that training begins at the original pooling (LoRA, Hu et al.,
 ICLR 2022). The difference to the original pooling takes `r (in + out)` numbers instead of
 `in * out`.
+
+The heads of a bank share W_0, which is held once, and where the family can (`SharedProducts`) the
+products with it are shared, too: no head's W is ever formed, and there is no gradient of W's size.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +27,22 @@ if TYPE_CHECKING:
     from safe_ray.heads.step import Step
 
 UP, DOWN = ".up", ".down"
+
+
+@runtime_checkable
+class SharedProducts(Protocol):
+    """A pooling that can pool with `W_0 + U D` without forming it."""
+
+    def pool_low_rank(self, tokens: Tensor, shared: HeadState, factors: HeadState) -> Tensor:
+        """Pool with K heads at once: `[K, N, D]`.
+
+        Args:
+            tokens: as `prepare` returns them.
+            shared: the pooling's own parameters, of which the K heads have the same.
+            factors: `<name>.up` `[K, out, r]` and `<name>.down` `[K, r, in]` of the weights that
+                differ.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -61,12 +80,17 @@ class LowRank:
         return self.base.prepare(maps)
 
     def pool(self, tokens: Tensor, state: HeadState) -> Tensor:
-        """See `Pooling`."""
-        return self.base.pool(tokens, merged(state))
+        """See `Pooling`; the K heads must have the same W_0, of which the first one is read."""
+        if not isinstance(self.base, SharedProducts):
+            return self.base.pool(tokens, merged(state))
+        factors = {name: tensor for name, tensor in state.items() if name.endswith((UP, DOWN))}
+        shared = {name: tensor[0] for name, tensor in state.items() if name not in factors}
+        return self.base.pool_low_rank(tokens, shared, factors)
 
     def activation_bytes(self, state: HeadState, batch_size: int) -> int:
-        """See `Pooling`: the merged weights of a step, and their gradients, are on top."""
-        weights = sum(state[name].numel() for name in self.names)
+        """See `Pooling`; weights that have to be merged, and their gradients, are on top."""
+        merging = not isinstance(self.base, SharedProducts)
+        weights = sum(state[name].numel() for name in self.names) if merging else 0
         return self.base.activation_bytes(state, batch_size) + 2 * 4 * weights
 
     def step(self, bank: Bank, optimiser: BankOptimiser) -> Step | None:
@@ -82,9 +106,9 @@ def weights_of(names: Sequence[str], original: HeadState) -> tuple[str, ...]:
 def beginning(
     original: HeadState, names: Sequence[str], ranks: Sequence[int], seed: int
 ) -> list[dict[str, Tensor]]:
-    """Return the states of candidates that have not been trained.
+    """Return the states of candidates that have not been trained: their factors alone.
 
-    All have the factors of the largest rank, padded with zeros: a row of D that is zero beside a
+    All have those of the largest rank, padded with zeros: a row of D that is zero beside a
     column of U that is zero has no gradient, and stays so.
 
     Args:
@@ -107,7 +131,7 @@ def beginning(
             factors[name + UP] = torch.zeros(original[name].shape[0], largest)
             factors[name + DOWN] = down[name].clone()
             factors[name + DOWN][rank:] = 0.0
-        states.append({**original, **factors})
+        states.append(factors)
     return states
 
 

@@ -18,6 +18,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
 from safe_ray.poolings.absorbed import AbsorbedHead, pool_heads
+from safe_ray.poolings.attention_low_rank import pool_low_rank
 from safe_ray.poolings.base import Cut, HeadState
 
 if TYPE_CHECKING:
@@ -94,6 +95,10 @@ class AttentionPool:
         # A GPU is kept busy by the stacked form; a CPU's caches are too small for it.
         form = pool_heads if tokens.device.type == "cpu" else pool_bank
         return form(tokens, state, self.num_heads)
+
+    def pool_low_rank(self, tokens: Tensor, shared: HeadState, factors: HeadState) -> Tensor:
+        """See `safe_ray.poolings.low_rank.SharedProducts`."""
+        return pool_low_rank(tokens, shared, factors, self.num_heads)
 
     def activation_bytes(self, state: HeadState, batch_size: int) -> int:
         """See `Pooling`."""

@@ -25,8 +25,8 @@ import torch
 from safe_ray.files import digest_json
 from safe_ray.heads.artifact import save_head
 from safe_ray.methods.base import how_to_load
-from safe_ray.poolings.base import Pooling
-from safe_ray.poolings.low_rank import LowRank, beginning, merged, weights_of
+from safe_ray.poolings.base import HeadState, Pooling
+from safe_ray.poolings.low_rank import LowRank, beginning, weights_of, with_factors
 from safe_ray.specs import MethodGroup, MethodSpec, Values
 from safe_ray.training.checkpoint import load_state, save_state
 from safe_ray.training.facts import TaskFacts, load_classifier, load_pooling
@@ -164,12 +164,14 @@ def run_bank(
         state = _train(job, facts, group, device, found.state, shard, parallel, on_progress)
     if not parallel.is_first:
         return
+    original = load_pooling(Path(job.sweep))
+    heads = [member.head for member in state.members]
     judged = judge_candidates(
         facts,
         group,
         job.candidates,
-        [merged(member.head) if group.low_rank else member.head for member in state.members],
-        load_pooling(Path(job.sweep)),
+        [with_factors(original, head) for head in heads] if group.low_rank else heads,
+        original,
         load_classifier(job.task_folder).to(device),
     )
     count = len(job.candidates)
@@ -202,6 +204,7 @@ def _train(
     members = bank_members(facts, job.candidates)
     pooling: Pooling = facts.pool()
     trained, start = group.trained, begin(original, len(members))
+    shared: HeadState = {}
     if group.low_rank:
         names = weights_of(trained, original)
         ranks = [round(values["rank"]) for values in job.candidates]
@@ -210,7 +213,7 @@ def _train(
         copies = len(members) // len(states)
         start = TrainingState(0, [MemberState(state) for state in states * copies])
         pooling = LowRank(pooling, names)
-        trained = pooling.trained
+        trained, shared = pooling.trained, original
     longest = max(member.epochs for member in members)
 
     def tell(epoch: int) -> None:
@@ -231,6 +234,7 @@ def _train(
             trained,
             torch.bfloat16 if facts.precision == "bf16" else None,
             facts.compiled,
+            shared,
         ),
         parallel,
         on_checkpoint=lambda kept: save_state(job.folder / CHECKPOINT, kept, job.digest),

@@ -106,6 +106,7 @@ class LoopOptions:
         trained: parameter names (see `safe_ray.poolings.base.select_parameters`).
         precision: the pooling's arithmetic in a step (see `safe_ray.heads.bank.Bank`).
         compiled: whether torch compiles the step that goes through autograd.
+        shared: what all heads have alike beside their own states (see `safe_ray.heads.bank.Bank`).
     """
 
     batch_size: int
@@ -114,6 +115,7 @@ class LoopOptions:
     trained: tuple[str, ...]
     precision: torch.dtype | None = None
     compiled: bool = False
+    shared: HeadState = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -437,6 +439,7 @@ class _Running:
             [members[index].temperature for index in active] or None,
             start,
             [members[index].logit_pull for index in active] or None,
+            options.shared,
         )
         saved = [state.members[index].moments for index in active]
         known = [moments for moments in saved if moments is not None]

@@ -14,16 +14,17 @@ from safetensors.torch import load_file, save_file
 from safe_ray.compose import load_config
 from safe_ray.errors import InputError
 from safe_ray.methods.base import how_to_load
-from safe_ray.poolings.low_rank import factors_of, weights_of
+from safe_ray.poolings.low_rank import factors_of, weights_of, with_factors
 from safe_ray.search.choosing import Winner
 from safe_ray.search.groups import groups_of
 from safe_ray.specs import BackboneSpec, MethodGroup, MethodSpec, Range
 from safe_ray.sweep.testing import run_tests
-from safe_ray.training.facts import TaskFacts
-from safe_ray.training.job import BankJob, run_bank
+from safe_ray.training.facts import TaskFacts, load_pooling
+from safe_ray.training.job import CHECKPOINT, BankJob, run_bank
 from safe_ray.training.outcome import BankOutcome
 from tests.heads.test_bank import NAMES
 from tests.training.tasks import TASK, device, write_task
+from tests.training.test_distributed import run_two
 
 METHOD = MethodSpec(
     "safe_lowrank", "SAFE, low rank", "safe_ray.methods.low_rank", {}, {"alpha": (0.0, 0.5, 1.0)}
@@ -76,6 +77,54 @@ def test_an_interrupted_bank_goes_on_to_the_same_heads(tmp_path: Path) -> None:
         run_bank(job, device())
         heads.append(load_file(job.folder / f"candidate-00-{METHOD.name}" / "head.safetensors"))
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+
+
+def test_a_checkpoint_has_the_factors_and_not_the_weights_that_all_heads_share(
+    tmp_path: Path,
+) -> None:
+    written = write_task(tmp_path, groups=(GROUP,), selection="cross")
+    job = BankJob(written.sweep, written.task_id, METHOD.name, 0, CANDIDATES, 0.0)
+
+    def stop(share: float) -> None:
+        if share > 0.4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_bank(job, device(), on_progress=stop)
+    saved = load_file(job.folder / CHECKPOINT)
+    assert {name.partition(".")[0] for name in saved} == {str(member) for member in range(2 * 4)}
+    assert {name.rpartition(".")[2] for name in saved} == {"up", "down"}
+
+
+def test_two_workers_train_the_heads_of_one(tmp_path: Path) -> None:
+    heads = []
+    for place in ("one", "two"):
+        written = write_task(tmp_path / place, groups=(GROUP,))
+        job = BankJob(written.sweep, written.task_id, METHOD.name, 0, CANDIDATES)
+        if place == "one":
+            run_bank(job, device())
+        else:
+            run_two((job, job), tmp_path)
+        original = load_pooling(Path(job.sweep))
+        kept = load_file(job.folder / f"candidate-01-{METHOD.name}" / "head.safetensors")
+        heads.append((original, with_factors(original, kept)))
+    for name in weights_of(NAMES, heads[0][0]):
+        (original, one), (_, two) = heads
+        moved = (one[name] - original[name]).norm()
+        assert (two[name] - one[name]).norm() < 0.02 * moved, name
+
+
+def test_training_in_bfloat16_loses_little(tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        written = write_task(tmp_path / precision, groups=(GROUP,), precision=precision)
+        job = BankJob(written.sweep, written.task_id, METHOD.name, 0, CANDIDATES)
+        run_bank(job, device())
+        outcome = BankOutcome.load(job.folder)
+        assert outcome is not None
+        losses[precision] = [candidate.losses[-1] for candidate in outcome.candidates]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+    assert losses["bf16"] != losses["fp32"]
 
 
 def test_the_rank_is_searched_among_integers() -> None:
