@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from safe_ray.files import digest_json
 from safe_ray.heads.artifact import save_head
@@ -258,7 +259,7 @@ def _save(
         What the outcome says of each method whose figures are finite.
     """
     fits: dict[str, Fit] = {}
-    written: dict[int, Path] = {}
+    written: list[tuple[Mapping[str, Tensor], Path]] = []
     for spec in methods:
         one = judged.get(spec.name)
         if one is None:
@@ -271,9 +272,9 @@ def _save(
                 state,
                 _card(facts, spec, job.candidates[slot], one, losses),
                 how_to_load(spec.module, spec.options),
-                written.get(id(state)),
+                next((folder for other, folder in written if other is state), None),
             )
-            written[id(state)] = job.folder / name
+            written.append((state, job.folder / name))
         solution = one.solution
         fits[spec.name] = Fit(solution.at, solution.point, one.rows(), name)
     return fits

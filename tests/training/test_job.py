@@ -12,14 +12,14 @@ import torch
 from safe_ray.heads.artifact import load_head
 from safe_ray.heads.blending import blend_logits
 from safe_ray.poolings.pooled import pool_with_heads
-from safe_ray.specs import Metric
+from safe_ray.specs import MethodGroup, MethodSpec, Metric
 from safe_ray.training import job as job_module
 from safe_ray.training.facts import TaskFacts, load_pooling
 from safe_ray.training.job import CHECKPOINT, BankJob, bank_members, run_bank
 from safe_ray.training.loop import TrainingState
 from safe_ray.training.outcome import BankOutcome
-from tests.heads.test_bank import POOL, classifier
-from tests.training.tasks import CANDIDATES, device, write_task
+from tests.heads.test_bank import NAMES, POOL, classifier
+from tests.training.tasks import CANDIDATES, SAFE, device, write_task
 
 
 def test_a_bank_leaves_heads_and_an_outcome(tmp_path: Path) -> None:
@@ -168,3 +168,46 @@ def test_cross_validation_scores_each_support_sample_by_a_head_that_never_saw_it
 def test_a_job_survives_the_way_to_a_worker() -> None:
     job = BankJob("/sweep", "task", "safe", 2, CANDIDATES, 5.0)
     assert BankJob.from_json(job.to_json()) == job
+
+
+def test_every_method_of_a_group_finds_its_own_tensors_again(tmp_path: Path) -> None:
+    """States that are made for saving alone must not be taken for each other."""
+    adapted, probe = "safe_ray.methods.adapted", "safe_ray.methods.probe"
+    safe = {"features": "safe"}
+    cache = {"alpha": (0.5,), "beta": (5.5,), "gamma": (1.0,)}
+    methods = (
+        SAFE,
+        MethodSpec("safe_a", "", adapted, safe, cache),
+        MethodSpec("safe_gda", "", adapted, {**safe, "adapter": "gda"}, {**cache, "beta": ()}),
+        MethodSpec("safe_linear", "", probe, safe, {"alpha": (0.5,), "blend": (0.5,)}),
+        MethodSpec("safe_a_f", "", adapted, {**safe, "train": True}, cache),
+    )
+    methods = tuple(
+        replace(each, knobs={knob: values for knob, values in each.knobs.items() if values})
+        for each in methods
+    )
+    own = {"key_lr": 1e-3, "key_epochs": 2, "probe_lr": 1e-2, "probe_epochs": 2}
+    job = write_task(tmp_path, groups=(MethodGroup("safe", methods, NAMES),))
+    run_bank(replace(job, candidates=tuple({**c, **own} for c in CANDIDATES)), device())
+    for slot in range(len(CANDIDATES)):
+        kept = {
+            method.name: {
+                name.removeprefix("adapter.")
+                for name in load_head(job.folder / f"candidate-{slot:02d}-{method.name}")[0]
+                if name.startswith("adapter.")
+            }
+            for method in methods
+        }
+        assert kept == {
+            "safe": set(),
+            "safe_a": {"original", "tuned", "labels"},
+            "safe_gda": {"original", "tuned", "labels"},
+            "safe_linear": {"weights"},
+            "safe_a_f": {"original", "tuned", "labels", "moved"},
+        }
+        views = {
+            name: load_head(job.folder / f"candidate-{slot:02d}-{name}")[0]["adapter.original"]
+            for name in ("safe_a", "safe_gda")
+        }
+        assert views["safe_a"].shape[1] == 1
+        assert views["safe_gda"].shape[1] == 3
