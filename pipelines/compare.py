@@ -88,9 +88,13 @@ def _compare(given: Arguments) -> int:
     out = resolve_path(given.value(OUT.name) or "docs/results.md")
 
     def work() -> int:
+        from safe_ray.sweep.claim import was_begun
+
+        resumed = any(map(was_begun, planned.sweeps))
         began = time.monotonic()
         folder = run(planned, restarts(given.flags, planned.sweeps))
-        files = write_document(planned, folder, out, given.rest, time.monotonic() - began)
+        seconds = None if resumed else time.monotonic() - began
+        files = write_document(planned, folder, out, given.rest, seconds)
         print("\n".join(f"  {file}" for file in files))
         return 0
 
@@ -110,7 +114,7 @@ def all_methods(config_dir: str | None) -> list[str]:
 
 
 def write_document(
-    planned: Plan, folder: Path, out: Path, asked: Sequence[str], seconds: float
+    planned: Plan, folder: Path, out: Path, asked: Sequence[str], seconds: float | None
 ) -> list[Path]:
     """Write the comparison into the benchmark's folder, and the document; return the files.
 
@@ -119,7 +123,7 @@ def write_document(
         folder: of the benchmark.
         out: the document.
         asked: the arguments of the command.
-        seconds: that the run took.
+        seconds: that the run took; None if it went on with one that was begun before.
     """
     from safe_ray.comparison.command import write_comparison
     from safe_ray.comparison.pairing import pair
@@ -167,7 +171,7 @@ def document(
     paired: Paired,
     benchmark: Benchmark,
     command: str,
-    seconds: float,
+    seconds: float | None,
     stem: str,
 ) -> str:
     """Return the document as Markdown.
@@ -177,7 +181,7 @@ def document(
         paired: the tasks that all methods have.
         benchmark: of the baseline.
         command: that makes the document.
-        seconds: that it took.
+        seconds: that it took; None if that is not known.
         stem: what the names of figures begin with.
     """
     from safe_ray.comparison import analysis, tables
@@ -187,11 +191,11 @@ def document(
 
     averages = tables.shown(paired, analysis.averages(paired))
     ranked = analysis.ranking(paired)
+    took = "" if seconds is None else f", in {duration(round(seconds))} on {os.cpu_count()} cores"
     lines = [
         "# Results on the embedded data sets" if benchmark.name == "embedded" else "# Results",
         "",
-        f"One command wrote this, in {duration(round(seconds))} on {os.cpu_count()} cores "
-        f"({len(rows)} results, {len(paired.contestants)} methods):",
+        f"One command wrote this{took} ({len(rows)} results, {len(paired.contestants)} methods):",
         "",
         f"    {command}",
         "",
