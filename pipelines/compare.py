@@ -133,9 +133,9 @@ def write_document(
     rows = read_rows(folder)
     paired = pair(rows)
     files = write_comparison(paired, folder)
-    text = document(
-        rows, paired, _benchmark(planned, folder), shown_command(asked), seconds, out.stem
-    )
+    shown = shown_command(asked)
+    benchmark = _benchmark(planned, folder)
+    text = document(rows, paired, benchmark, shown, seconds, out.stem, planned.suite.notes)
     write_atomically(out, text)
     figures = [file for file in files if file.suffix == ".png"]
     for figure in figures:
@@ -173,6 +173,7 @@ def document(
     command: str,
     seconds: float | None,
     stem: str,
+    notes: Sequence[str] = (),
 ) -> str:
     """Return the document as Markdown.
 
@@ -183,6 +184,7 @@ def document(
         command: that makes the document.
         seconds: that it took; None if that is not known.
         stem: what the names of figures begin with.
+        notes: of the suite.
     """
     from safe_ray.comparison import analysis, tables
     from safe_ray.comparison.command import ACCURACY_FIGURE, RANKS_FIGURE
@@ -203,6 +205,7 @@ def document(
         "may differ where rounding does: a validation image that falls the other way changes what "
         "is tried next.",
         "",
+        *(line for note in notes for line in (note, "")),
         *_answers(rows),
         f"![accuracy over shots, a line a method]({stem}_{ACCURACY_FIGURE}.png)",
         "",

@@ -68,6 +68,7 @@ class SuiteFile(Group):
     overrides: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     groups: tuple[dict[str, Any], ...] = Field(min_length=1)
     reference: str | None = None
+    notes: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
 
 
 PerCent = Annotated[float, Field(gt=0, le=100)]
@@ -109,6 +110,7 @@ class Suite:
         overrides: settings of every sweep, as on the command line.
         groups: one sweep each.
         reference: published figures, or None.
+        notes: what a document of its results says first.
     """
 
     name: str
@@ -116,6 +118,7 @@ class Suite:
     overrides: tuple[str, ...]
     groups: tuple[SuiteGroup, ...]
     reference: Reference | None
+    notes: tuple[str, ...] = ()
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -138,7 +141,7 @@ def load_suite(name: str, config_dir: str | Path | None = None) -> Suite:
         for number, group in enumerate(raw.groups)
     )
     reference = None if raw.reference is None else load_reference(raw.reference, config_dir)
-    return Suite(file.stem, raw.backbone, raw.overrides, groups, reference)
+    return Suite(file.stem, raw.backbone, raw.overrides, groups, reference, raw.notes)
 
 
 def load_reference(name: str, config_dir: str | Path | None = None) -> Reference:
