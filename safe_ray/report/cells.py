@@ -12,7 +12,8 @@ from safe_ray.report.summary import ZERO_SHOT, TaskResult
 
 WINNERS = (
     "Winners were chosen by: coop, a few validation samples a class; cross, cross-validation on "
-    "the support samples; full, the whole validation split; never by a test sample."
+    "the support samples; full, the whole validation split; never by a test sample. They were "
+    "chosen for the metric, or by the rule of search.choose_by that is named."
 )
 PER_CLASS = "Mean per class accuracy: the mean over the classes of the accuracy in each"
 NOT_SHOWN = "!"

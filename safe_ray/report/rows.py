@@ -231,7 +231,7 @@ def _selection(results: Sequence[TaskResult]) -> str:
 def _chosen_by(protocol: Protocol) -> str:
     ending = "" if protocol.metric == "accuracy" else f", {protocol.metric.replace('_', ' ')}"
     if protocol.choose_by != "metric":
-        ending += f", {protocol.choose_by}"
+        ending += f" by {protocol.choose_by}"
     return protocol.selection + ending + ", refit" * protocol.refit
 
 
