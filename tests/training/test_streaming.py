@@ -155,7 +155,7 @@ def test_a_store_of_four_times_the_budget_is_trained_on_within_the_budget(tmp_pa
         )
         assert done.returncode == 0, done.stderr[-3000:]
         grown[pin] = int(re.findall(r"grown by (\d+)", done.stdout)[0])
-        heads.append(load_file(big.folder / "candidate-00" / "head.safetensors"))
+        heads.append(load_file(big.folder / "candidate-00-safe" / "head.safetensors"))
         for job in (small, big):
             (job.folder / OUTCOME).unlink()
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
