@@ -72,18 +72,17 @@ def _compare(given: Arguments) -> int:
     if HELP.name in given.flags:
         print("\n".join([USAGE, *help_lines(OPTIONS)]))
         return 0
-    named = [text for text in given.rest if text.startswith("suite=")]
-    if not named:
-        raise InputError("Which suite shall be run? Write suite=NAME, such as suite=embedded.")
     from pipelines.benchmark import run
-    from pipelines.suites import load_suite, plan
+    from pipelines.suites import load_suite, plan, split_suite
     from safe_ray.files import resolve_path
 
+    name, overrides = split_suite(given.rest)
+    if name is None:
+        raise InputError("Which suite shall be run? Write suite=NAME, such as suite=embedded.")
     config_dir = given.value(CONFIG_DIR.name)
-    overrides = [text for text in given.rest if text not in named]
     if not any(text.startswith("method=") for text in overrides):
         overrides.append(f"method=[{','.join(all_methods(config_dir))}]")
-    suite = load_suite(named[-1].partition("=")[2], config_dir)
+    suite = load_suite(name, config_dir)
     planned = plan(suite, overrides, config_dir)
     out = resolve_path(given.value(OUT.name) or "docs/results.md")
 

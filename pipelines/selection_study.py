@@ -63,15 +63,13 @@ def _study(given: Arguments) -> int:
     if HELP.name in given.flags:
         print("\n".join([USAGE, *help_lines(OPTIONS)]))
         return 0
-    named = [text for text in given.rest if text.startswith("suite=")]
-    if not named:
-        raise InputError("Which suite was run? Write suite=NAME, such as suite=embedded.")
-    from pipelines.suites import load_suite, plan
+    from pipelines.suites import load_suite, plan, split_suite
 
+    name, overrides = split_suite(given.rest)
+    if name is None:
+        raise InputError("Which suite was run? Write suite=NAME, such as suite=embedded.")
     config_dir = given.value(CONFIG_DIR.name)
-    suite = load_suite(named[-1].partition("=")[2], config_dir)
-    overrides = [text for text in given.rest if text not in named]
-    planned = plan(suite, overrides, config_dir)
+    planned = plan(load_suite(name, config_dir), overrides, config_dir)
     chosen = [one for sweep in planned.sweeps for one in choices(sweep)]
     print("\n".join(report(chosen)))
     return 0

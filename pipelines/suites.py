@@ -126,6 +126,13 @@ class Suite:
         return tuple(dict.fromkeys(name for group in self.groups for name in group.datasets))
 
 
+def split_suite(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Take `suite=NAME` out of arguments: the last name that is given, or None, and the rest."""
+    named = [argument for argument in arguments if argument.startswith("suite=")]
+    rest = [argument for argument in arguments if argument not in named]
+    return (named[-1].partition("=")[2] if named else None), rest
+
+
 def load_suite(name: str, config_dir: str | Path | None = None) -> Suite:
     """Read a suite by the name of its file in `conf/suite`, or by a path that ends in .yaml.
 

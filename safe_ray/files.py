@@ -85,10 +85,15 @@ def link_file(source: Path, target: Path) -> None:
     Neither name may be written in place afterwards.
     """
     with replacing(target) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
+        link_or_copy(source, temporary)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target`, which is not there yet, a link to `source`, or else a copy of it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def is_uri(text: str) -> bool:

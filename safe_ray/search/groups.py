@@ -69,14 +69,13 @@ def _shared(one: Group, other: Group) -> dict[str, Quantity] | None:
     """Return the quantities of candidates that serve both, or None if none do."""
     if one.recipe != other.recipe:
         return None
-    trained = QUANTITIES if one.recipe is not None else ()
-    together = {**one.space.quantities, **other.space.quantities}
-    for name, value in together.items():
-        found = [each.get(name, value) for each in (one.space.quantities, other.space.quantities)]
-        both = name in one.space.quantities and name in other.space.quantities
-        if found[0] != found[1] or ((isinstance(value, Range) or name in trained) and not both):
-            return None
-    return together
+    mine, theirs = one.space.quantities, other.space.quantities
+    if any(mine[name] != theirs[name] for name in mine.keys() & theirs.keys()):
+        return None
+    together = {**mine, **theirs}
+    alone = mine.keys() ^ theirs.keys()
+    # What only one of them searches would be another space to the other.
+    return None if any(isinstance(together[name], Range) for name in alone) else together
 
 
 def described(group: Group, pooling: Pooling, names: Sequence[str]) -> MethodGroup:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from safe_ray.heads.artifact import load_head
 from safe_ray.heads.bank import tuned_logits
+from safe_ray.heads.metrics import mean_per_class
 from safe_ray.methods.base import Fitted, TaskData, make_method
 from safe_ray.methods.features import MappedFeatures
 from safe_ray.search.choosing import Winner
@@ -60,8 +61,8 @@ class TestOutcome:
     @property
     def mean_per_class(self) -> float:
         """0 to 1, the mean over the classes with samples of the accuracy in each."""
-        there = self.class_samples > 0
-        return float((self.class_correct[there] / self.class_samples[there]).mean())
+        correct, samples = map(torch.from_numpy, (self.class_correct, self.class_samples))
+        return float(mean_per_class(correct, samples))
 
     @property
     def calibration_error(self) -> float:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 import threading
 import uuid
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from safe_ray.files import link_or_copy
 from safe_ray.tracking.runs import Known
 
 if TYPE_CHECKING:
@@ -75,10 +74,7 @@ def _link_files(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
         temporary = target / f".{file.name}.{threading.get_ident()}.{uuid.uuid4().hex[:8]}"
-        try:
-            os.link(file, temporary)
-        except OSError:
-            shutil.copyfile(file, temporary)
+        link_or_copy(file, temporary)
         # rename(2) leaves both names when they are already links to one file.
         temporary.replace(target / file.name)
         temporary.unlink(missing_ok=True)
