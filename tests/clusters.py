@@ -13,6 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,66 @@ def running_node(head: Head, cpus: int, hidden: Sequence[Path] = ()) -> Iterator
             assert time.monotonic() < deadline, f"the node does not start: {words}"
             time.sleep(0.2)
         yield
+
+
+@dataclass(frozen=True)
+class Job:
+    """A submitted job that has ended.
+
+    Attributes:
+        succeeded: what Ray says of its end.
+        log: what its driver printed; of a job that was not accepted, what the client printed.
+    """
+
+    succeeded: bool
+    log: str
+
+
+def run_job(
+    head: Head,
+    entry_point: Sequence[str],
+    project: Path,
+    *,
+    working_dir: bool = False,
+    seconds: float = 270,
+) -> Job:
+    """Submit a job, wait for its end, and read its log.
+
+    `ray job submit` follows the log over a WebSocket, and fails when that breaks, however well
+    the job goes on: so the job is asked for its status instead.
+
+    Args:
+        head: where it is submitted.
+        entry_point: the words of its command.
+        project: the client's working directory.
+        working_dir: whether the project is sent to the cluster.
+        seconds: after which a job that has not ended is an error.
+    """
+
+    def job(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(BIN / "ray"), "job", *words],
+            cwd=project,
+            env={**head.environment, "RAY_ADDRESS": head.dashboard},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    name = f"job-{uuid.uuid4().hex[:12]}"
+    sent = ("--working-dir", ".") if working_dir else ()
+    done = job("submit", "--no-wait", "--submission-id", name, *sent, "--", *entry_point)
+    if done.returncode:
+        return Job(False, done.stdout)
+    deadline = time.monotonic() + seconds
+    while True:
+        status = job("status", name).stdout
+        if "SUCCEEDED" in status or "FAILED" in status or "STOPPED" in status:
+            return Job("SUCCEEDED" in status, job("logs", name).stdout)
+        assert time.monotonic() < deadline, f"{name} does not end: {job('logs', name).stdout}"
+        time.sleep(1)
 
 
 def can_hide() -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters import BIN, Head, running_head
+from tests.clusters import BIN, Head, Job, run_job, running_head
 
 PROJECT = Path(__file__).parents[1]
 RESULTS = "safe-ray-results"
@@ -21,42 +21,32 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(560)]
 
 def submit(
     head: Head, config_dir: Path, sweep: str, *overrides: str, working_dir: bool = False
-) -> subprocess.CompletedProcess[str]:
+) -> Job:
     """Submit a sweep of one tiny task from the project's folder, and wait for its end."""
-    return subprocess.run(
-        [
-            *(str(BIN / "ray"), "job", "submit", "--address", head.dashboard),
-            *(("--working-dir", ".") if working_dir else ()),
-            *("--", "python", "-m", "safe_ray.tune", "--config-dir", str(config_dir)),
-            "backbone=tiny",
-            "tasks.datasets=[shapes]",
-            "tasks.shots=[1]",
-            "tasks.seeds=[1]",
-            "features.views=1",
-            "search.candidates=2",
-            "search.bank=2",
-            "search.epochs=3",
-            f"sweep={sweep}",
-            *overrides,
-        ],
-        cwd=PROJECT,
-        env=head.environment,
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
+    entry_point = [
+        *("python", "-m", "safe_ray.tune", "--config-dir", str(config_dir)),
+        "backbone=tiny",
+        "tasks.datasets=[shapes]",
+        "tasks.shots=[1]",
+        "tasks.seeds=[1]",
+        "features.views=1",
+        "search.candidates=2",
+        "search.bank=2",
+        "search.epochs=3",
+        f"sweep={sweep}",
+        *overrides,
+    ]
+    return run_job(head, entry_point, PROJECT, working_dir=working_dir)
 
 
-def assert_succeeded(done: subprocess.CompletedProcess[str], storage: Path, sweep: str) -> None:
+def assert_succeeded(done: Job, storage: Path, sweep: str) -> None:
     """The job ended well, its results are where they belong, and its log says where."""
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "succeeded" in done.stdout
-    assert "SAFE minus zero-shot" in done.stdout
+    assert done.succeeded, done.log[-6000:]
+    assert "SAFE minus zero-shot" in done.log
     folder = storage / "outputs" / sweep
     summary = json.loads((folder / "summary.json").read_text())
     assert [entry["dataset"] for entry in summary] == ["shapes"]
-    assert str(folder / "summary.json") in done.stdout
+    assert str(folder / "summary.json") in done.log
     assert (storage / "mlflow.db").exists()
     assert list((storage / "features").glob("*/part-*.arrow"))
 
@@ -98,12 +88,12 @@ def test_a_job_keeps_its_results_in_the_home_folder_under_token_authentication(
     assert_succeeded(done, home / RESULTS, "installed")
     done = submit(guarded_head, tiny_config_dir, "brought", working_dir=True)
     assert_succeeded(done, home / RESULTS, "brought")
-    assert f"{BIN / 'mlflow'} ui --backend-store-uri" in done.stdout
-    assert os.uname().nodename in done.stdout
+    assert f"{BIN / 'mlflow'} ui --backend-store-uri" in done.log
+    assert os.uname().nodename in done.log
     # Whoever has no token learns so from Ray, and nothing is started.
     stranger = {k: v for k, v in guarded_head.environment.items() if k != "RAY_AUTH_TOKEN"}
     refused = submit(Head(guarded_head.dashboard, stranger), tiny_config_dir, "stranger")
-    assert refused.returncode != 0
+    assert not refused.succeeded
     assert not (home / RESULTS / "outputs" / "stranger").exists()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters import Head, can_hide, running_head, running_node
+from tests.clusters import Head, Job, can_hide, run_job, running_head, running_node
 
 PROJECT = Path(__file__).parents[1]
 RESULTS = "safe-ray-results"
@@ -74,26 +74,15 @@ def joined(machines: Machines, code: str) -> str:
     return done.stdout.strip().rpartition("\n")[2]
 
 
-def submit(
-    machines: Machines, config_dir: Path, *overrides: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            *(str(Path(sys.executable).parent / "ray"), "job", "submit"),
-            # Without a working directory: these nodes share one folder for what is sent to them.
-            *("--address", machines.head.dashboard),
-            *("--", "python", "-m", "safe_ray.tune", "--config-dir", str(config_dir)),
-            *("backbone=tiny", "tasks.datasets=[shapes]", "tasks.shots=[2]", "tasks.seeds=[1,2]"),
-            *("features.views=1", "search.candidates=4", "search.bank=2", "search.epochs=3"),
-            *overrides,
-        ],
-        cwd=PROJECT,
-        env=machines.head.environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
+def submit(machines: Machines, config_dir: Path, *overrides: str) -> Job:
+    # Without a working directory: these nodes share one folder for what is sent to them.
+    entry_point = [
+        *("python", "-m", "safe_ray.tune", "--config-dir", str(config_dir)),
+        *("backbone=tiny", "tasks.datasets=[shapes]", "tasks.shots=[2]", "tasks.seeds=[1,2]"),
+        *("features.views=1", "search.candidates=4", "search.bank=2", "search.epochs=3"),
+        *overrides,
+    ]
+    return run_job(machines.head, entry_point, PROJECT)
 
 
 def test_each_node_is_asked_what_it_sees(machines: Machines):
@@ -122,25 +111,25 @@ def test_work_stays_on_the_nodes_that_see_the_storage(
 ):
     name = f"workers-{workers}"
     done = submit(machines, tiny_config_dir, f"sweep={name}", f"training.workers={workers}")
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-3000:]
-    assert "1 of 3 nodes do not see" in done.stdout
+    assert done.succeeded, done.log[-6000:]
+    assert "1 of 3 nodes do not see" in done.log
     folder = machines.home / RESULTS / "outputs" / name
     assert len(json.loads((folder / "summary.json").read_text())) == 2
-    assert str(folder / "summary.json") in done.stdout
-    assert os.uname().nodename in done.stdout
+    assert str(folder / "summary.json") in done.log
+    assert os.uname().nodename in done.log
 
 
 def test_a_storage_that_no_node_with_a_cpu_sees_is_refused_in_a_sentence(
     machines: Machines, tiny_config_dir: Path
 ):
     done = submit(machines, tiny_config_dir, f"storage={machines.local}", "sweep=nowhere")
-    assert done.returncode != 0
+    assert not done.succeeded
     # Ray repeats the end of the log of a job that fails.
-    said = {line for line in done.stdout.splitlines() if line.startswith("safe_ray:")}
-    assert len(said) == 1, done.stdout[-3000:]
+    said = {line for line in done.log.splitlines() if line.startswith("safe_ray:")}
+    assert len(said) == 1, done.log[-3000:]
     (sentence,) = said
     assert f"has a CPU sees {machines.local} as" in sentence
     assert "SAFE_RAY_STORAGE" in sentence
-    assert "exit code 2" in done.stdout
-    assert "Traceback" not in done.stdout
+    assert "exit code 2" in done.log
+    assert "Traceback" not in done.log
     assert not (machines.local / "outputs" / "nowhere" / "config.json").exists()
