@@ -153,25 +153,22 @@ def _candidates(study: Path) -> Iterator[tuple[Path, CandidateOutcome]]:
 
 
 def report(chosen: Sequence[Chosen]) -> list[str]:
-    """Return the lines of the report, as Markdown.
+    """Return the lines of the report, as Markdown: the differences by halves, and the means."""
+    from pipelines.halves import members, table
 
-    The points of each rule over the first one are paired by task, averaged over seeds and then over
-    data sets; the interval is of a bootstrap over data sets and seeds.
-    """
-    names = sorted({one.task.dataset for one in chosen})
-    halves = {"first half": names[::2], "second half": names[1::2], "all": names}
-    lines = [f"{half}: {', '.join(members)}" for half, members in halves.items() if half != "all"]
+    results: dict[str, dict[tuple[str, int, int], float]] = {
+        rule: {
+            (one.task.dataset, one.task.shots, one.task.seed): one.accuracy
+            for one in chosen
+            if one.rule == rule
+        }
+        for rule in RULES
+    }
     shots = sorted({one.task.shots for one in chosen})
-    lines += ["", "| rule, points over `metric` | half | all shots | " + _joined(shots) + " |"]
-    lines.append("|:--|:--" + "|--:" * (1 + len(shots)) + "|")
-    for rule in RULES[1:]:
-        for half, members in halves.items():
-            cells = [_difference(chosen, rule, members, shots)]
-            cells += [_difference(chosen, rule, members, [one]) for one in shots]
-            lines.append(f"| `{rule}` | {half} | " + " | ".join(cells) + " |")
+    lines = [*members(one.task.dataset for one in chosen), "", *table(results, "rule")]
     lines += [
         "",
-        "| rule | mean alpha | " + _joined(shots) + " |",
+        "| rule | mean alpha | " + " | ".join(map(str, shots)) + " |",
         "|:--" + "|--:" * (1 + len(shots)) + "|",
     ]
     for rule in RULES:
@@ -182,34 +179,6 @@ def report(chosen: Sequence[Chosen]) -> list[str]:
         alpha = _mean([one.alpha for one in own])
         lines.append(f"| `{rule}` | {alpha:.2f} | " + " | ".join(f"{m:.1f}" for m in means) + " |")
     return lines
-
-
-def _difference(
-    chosen: Sequence[Chosen], rule: str, datasets: Sequence[str], shots: Sequence[int]
-) -> str:
-    import numpy as np
-
-    from safe_ray.comparison.statistics import bootstrap, dataset_means
-
-    seeds = sorted({one.task.seed for one in chosen})
-    table = {(one.rule, one.task): one.accuracy for one in chosen}
-    values = np.full((1, len(datasets), len(shots), len(seeds)), np.nan)
-    for (name, task), accuracy in table.items():
-        if name == rule and task.dataset in datasets and task.shots in shots:
-            place = datasets.index(task.dataset), shots.index(task.shots), seeds.index(task.seed)
-            values[(0, *place)] = accuracy - table[RULES[0], task]
-    values = values[:, ~np.isnan(values[0]).all(axis=(1, 2))]
-    if not values.size:
-        return "-"
-    mean = 100 * float(dataset_means(values)[0].mean())
-    interval = bootstrap(values).interval(0)
-    if interval is None:
-        return f"{mean:+.1f}"
-    return f"{mean:+.1f} [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"
-
-
-def _joined(values: Sequence[int]) -> str:
-    return " | ".join(map(str, values))
 
 
 def _mean(values: Sequence[float]) -> float:
