@@ -23,7 +23,7 @@ def test_every_setting_is_one_that_a_sweep_takes(setting: str) -> None:
 def test_a_setting_that_gains_on_every_task_gains_on_both_halves(tmp_path: Path) -> None:
     gains = dict.fromkeys(SETTINGS, 0.0) | {"temperature": 0.02}
     folders = {
-        setting: written(tmp_path / setting, records({"safe": gain, "gda": 0.5}))
+        setting: written(tmp_path / setting, records({"safe": gain, "gda": 0.1}))
         for setting, gain in gains.items()
     }
     lines = report(folders)
