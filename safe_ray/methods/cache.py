@@ -14,7 +14,7 @@ ECCV 2022; `main.py` and `utils.py` of github.com/gaopengcuhk/Tip-Adapter, where
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,13 @@ from torch import Tensor, nn
 from safe_ray.methods.feature_training import Stacked, train_on_features
 
 KNOBS = ("beta", "gamma")
+
+# Steps of a grid that differ by less are one step; a grid's numbers carry rounding of their own.
+_SAME_GAP = 1e-9
+# After so many products exponentials are taken again.
+_EXACT_EVERY = 16
+# Units in the last place that a product of exponentials may be wrong by, with much to spare.
+_ROUNDING = 16
 
 # Of AdamW; the decay is torch's default.
 _EPSILON, _WEIGHT_DECAY = 1e-4, 1e-2
@@ -73,15 +80,40 @@ class ClassGroups:
         """Return `[N, S]` affinities minus 1 as `[keys a class, classes with keys, N]`."""
         return (affinity.t() - 1.0)[self._index]
 
-    def votes(self, arranged: Tensor, beta: float, scratch: Tensor) -> Tensor:
-        """Return the votes `[classes, N]` at one beta; `scratch` is of the shape of `arranged`."""
-        torch.mul(arranged, beta, out=scratch).exp_()
-        if self._absent is not None:
-            scratch.masked_fill_(self._absent, 0.0)
-        votes = scratch.sum(0)
-        if len(votes) == self._classes:
-            return votes
-        return votes.new_zeros(self._classes, votes.shape[1]).index_copy_(0, self._present, votes)
+    def votes(self, arranged: Tensor, betas: Sequence[float]) -> Iterator[Tensor]:
+        """Yield the votes `[classes, N]` at each beta.
+
+        Where betas are evenly spaced, the exponentials of one are those of the last times a factor
+        that does not change, which is cheaper than to take them again.
+        """
+        powers = torch.empty_like(arranged)
+        factor: Tensor | None = None
+        last_gap = math.nan
+        for place, beta in enumerate(betas):
+            gap = beta - betas[place - 1] if place else math.nan
+            steady = abs(gap - last_gap) <= _SAME_GAP
+            if steady and factor is None:
+                factor = torch.exp(gap * arranged)
+            if not steady:
+                factor = None
+            # Now and then they are taken again, since each product rounds.
+            if factor is None or place % _EXACT_EVERY == 0:
+                torch.mul(arranged, beta, out=powers).exp_()
+                if self._absent is not None:
+                    powers.masked_fill_(self._absent, 0.0)
+            else:
+                powers.mul_(factor)
+            last_gap = gap
+            votes = powers.sum(0)
+            if len(votes) < self._classes:
+                all_votes = votes.new_zeros(self._classes, votes.shape[1])
+                votes = all_votes.index_copy_(0, self._present, votes)
+            yield votes
+
+    @property
+    def width(self) -> int:
+        """How many keys the class with the most has: no vote is higher."""
+        return self._index.shape[0]
 
 
 @torch.no_grad()
@@ -109,32 +141,98 @@ def tally(
         `[N, B * G]` bool, whether the highest logit is that of the right class, and `[B * G]`
         float64, the summed negative log-likelihood in nats; gamma varies fastest.
     """
-    rows = torch.arange(len(labels), device=labels.device)
-    arranged = groups.arrange(affinity)
-    scratch = torch.empty_like(arranged)
-    scores = zero_shot.t().contiguous()
-    target = scores[labels, rows].clone()
-    # The right class is kept apart from the others, so that one maximum decides.
-    scores[labels, rows] = -math.inf
-    gamma = torch.tensor(gammas, dtype=scores.dtype, device=scores.device).view(-1, 1, 1)
-    others = scores.new_empty(len(gammas), *scores.shape)
+    # What is left of a float's range is for the sum over the classes.
+    held = 0.75 * math.log(torch.finfo(zero_shot.dtype).max)
+    fits = min(gammas) >= 0 and max(gammas) * groups.width <= held
+    of_votes = _Products(zero_shot, labels) if fits else _Logits(zero_shot, labels)
     right, nll = [], []
-    for beta in betas:
-        votes = groups.votes(arranged, beta, scratch)
-        own = target + gamma[:, 0] * votes[labels, rows]  # [G, N]
-        torch.addcmul(scores, votes, gamma, out=others)  # [G, classes, N]
+    for votes in groups.votes(groups.arrange(affinity), betas):
+        hits, odds = of_votes(votes, gammas)
+        right.append(hits)
+        nll.append(odds.double().sum(1))
+    return torch.cat(right).t(), torch.cat(nll)
+
+
+class _Logits:
+    """Hits and cross entropies of N samples, from the logits of every gamma.
+
+    Args:
+        zero_shot: `[N, classes]`.
+        labels: `[N]`.
+    """
+
+    def __init__(self, zero_shot: Tensor, labels: Tensor) -> None:
+        self._labels = labels
+        self._rows = torch.arange(len(labels), device=labels.device)
+        self._scores = zero_shot.t().contiguous()
+
+    def __call__(self, votes: Tensor, gammas: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Return `[G, N]` hits and `[G, N]` nats, from votes `[classes, N]`."""
+        gamma = torch.tensor(gammas, dtype=votes.dtype, device=votes.device).view(-1, 1, 1)
+        others = torch.addcmul(self._scores, votes, gamma)  # [G, classes, N]
+        own = others[:, self._labels, self._rows]
+        # The right class is kept apart from the others, so that one maximum decides.
+        others[:, self._labels, self._rows] = -math.inf
         highest = others.amax(1)
         hit = own > highest
         tied = own == highest
         if bool(tied.any()):
             # Of equal logits the first class is taken, as `argmax` has it.
-            hit |= tied & (labels < others.argmax(1))
+            hit |= tied & (self._labels < others.argmax(1))
         top = torch.maximum(own, highest)
         rest = others.sub_(top.unsqueeze(1)).exp_().sum(1)
-        odds = (rest + torch.exp(own - top)).log_() + top - own
-        right.append(hit)
-        nll.append(odds.double().sum(1))
-    return torch.cat(right).t(), torch.cat(nll)
+        return hit, (rest + torch.exp(own - top)).log_() + top - own
+
+
+class _Products:
+    """What `_Logits` gives, from exponentials that each gamma multiplies on.
+
+    With z the zero-shot logits less their maximum and v the votes, class c has `exp(z_c + gamma
+    v_c)`: at each gamma a product with `exp(v (gamma - the last gamma))`, which evenly spaced
+    gammas share. The sum over all classes is at least 1. A class whose power is too small for a
+    float has no share in the sum that a float could hold. Where gamma v may be too large for one,
+    `tally` takes `_Logits`.
+
+    Args:
+        zero_shot: `[N, classes]`.
+        labels: `[N]`.
+    """
+
+    def __init__(self, zero_shot: Tensor, labels: Tensor) -> None:
+        self._exact = _Logits(zero_shot, labels)
+        self._labels = labels
+        self._rows = torch.arange(len(labels), device=labels.device)
+        scores = (zero_shot - zero_shot.amax(1, keepdim=True)).t().contiguous()
+        self._target = scores[labels, self._rows].clone()
+        powers = scores.exp_()
+        self._own = powers[labels, self._rows].clone()
+        # The right class is kept apart from the others, so that one maximum decides.
+        powers[labels, self._rows] = 0.0
+        self._others = powers
+
+    def __call__(self, votes: Tensor, gammas: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Return `[G, N]` hits and `[G, N]` nats, from votes `[classes, N]`."""
+        own, highest, total = votes.new_empty(3, len(gammas), votes.shape[1])
+        others, power = self._others.clone(), self._own.clone()
+        last_gamma, last_gap = 0.0, math.nan
+        for place, gamma in enumerate(gammas):
+            gap = gamma - last_gamma
+            if not abs(gap - last_gap) <= _SAME_GAP:
+                factor = torch.exp(gap * votes)
+                own_factor = factor[self._labels, self._rows]
+            last_gamma, last_gap = gamma, gap
+            others.mul_(factor)
+            torch.mul(power, own_factor, out=own[place])
+            power = own[place]
+            torch.amax(others, 0, out=highest[place])
+            torch.sum(others, 0, out=total[place])
+        # Each product rounds: what is nearer than that is for the logits to decide.
+        near = _ROUNDING * len(gammas) * torch.finfo(own.dtype).eps
+        if bool(((own - highest).abs() <= near * highest).any()):
+            return self._exact(votes, gammas)
+        gamma_column = torch.tensor(gammas, dtype=votes.dtype, device=votes.device).view(-1, 1)
+        logit = self._target + gamma_column * votes[self._labels, self._rows]
+        return own > highest, total.add_(own).log_() - logit
 
 
 def train_keys(
