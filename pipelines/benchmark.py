@@ -356,7 +356,7 @@ def _backbone(folder: Path) -> str:
 
 def _remembered(folder: Path) -> Benchmark | None:
     """Return what a benchmark's folder says of itself, or None if it is a sweep's."""
-    from pipelines.suites import reference_of
+    from safe_ray.comparison.references import reference_of
     from safe_ray.report.field import Benchmark
 
     file = folder / REMEMBERED

@@ -10,53 +10,39 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from safe_ray.comparison.references import (
+    Datasets,
+    ShotCounts,
+    distinct,
+    listed,
+    load_reference,
+    read_values,
+)
 from safe_ray.compose import ConfigTree, load_config
 from safe_ray.config import (
-    Flag,
     Group,
     Name,
-    PositiveInt,
     Seed,
     SweepConfig,
     validate_settings,
 )
-from safe_ray.errors import InputError, nearest
-from safe_ray.files import resolve_path
-from safe_ray.report.published import ANY_SHOTS, Published, Reference
+from safe_ray.errors import InputError
+from safe_ray.report.published import Reference
 from safe_ray.specs import Task
 
 SUITES = "suite"
-REFERENCES = "reference"
-FILE_SUFFIXES = (".yaml", ".yml")
-
-
-def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str | int) else value
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    repeated = [value for value, count in Counter(values).items() if count > 1]
-    if repeated:
-        raise ValueError(f"names {repeated[0]!r} twice: name each once")
-    return values
-
-
-Datasets = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_distinct)]
 
 
 class SuiteGroup(Group):
     """Data sets that are run with every number of shots and seed of the group."""
 
     datasets: Datasets = Field(min_length=1)
-    shots: Annotated[
-        tuple[PositiveInt, ...], BeforeValidator(_listed), AfterValidator(_distinct)
-    ] = Field(min_length=1)
-    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_listed), AfterValidator(_distinct)] = Field(
+    shots: ShotCounts = Field(min_length=1)
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(listed), AfterValidator(distinct)] = Field(
         min_length=1
     )
 
@@ -65,39 +51,10 @@ class SuiteFile(Group):
     """The content of `conf/suite/<name>.yaml`; its groups are checked one by one."""
 
     backbone: Name
-    overrides: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    overrides: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     groups: tuple[dict[str, Any], ...] = Field(min_length=1)
     reference: str | None = None
-    notes: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
-
-
-PerCent = Annotated[float, Field(gt=0, le=100)]
-ShotsOrAny = Annotated[int, Field(ge=ANY_SHOTS)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-class PublishedFile(Group):
-    """One method of `conf/reference/<name>.yaml`; its figures are in per cent, by shots."""
-
-    method: Text
-    source: Text
-    protocol: Text
-    chosen_on_test: Flag | None
-    prompts: Literal["templates", "descriptions"]
-    checked: Literal["at_source", "second_hand"]
-    averages: dict[ShotsOrAny, PerCent] = Field(default_factory=dict)
-    accuracies: dict[ShotsOrAny, dict[str, PerCent]] = Field(default_factory=dict)
-
-
-class ReferenceFile(Group):
-    """The content of `conf/reference/<name>.yaml`; its methods are checked one by one."""
-
-    backbone: Name
-    shots: Annotated[
-        tuple[PositiveInt, ...], BeforeValidator(_listed), AfterValidator(_distinct)
-    ] = Field(min_length=1)
-    datasets: Datasets = Field(min_length=1)
-    methods: tuple[dict[str, Any], ...] = Field(min_length=1)
+    notes: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
 
 
 @dataclass(frozen=True)
@@ -140,7 +97,7 @@ def load_suite(name: str, config_dir: str | Path | None = None) -> Suite:
         InputError: there is no such suite, or its content is wrong.
     """
     tree = ConfigTree.of(config_dir)
-    file, values = _read(tree, SUITES, name)
+    file, values = read_values(tree, SUITES, name)
     where = f"the suite {file.stem!r}"
     raw = validate_settings(SuiteFile, values, where)
     groups = tuple(
@@ -149,70 +106,6 @@ def load_suite(name: str, config_dir: str | Path | None = None) -> Suite:
     )
     reference = None if raw.reference is None else load_reference(raw.reference, config_dir)
     return Suite(file.stem, raw.backbone, raw.overrides, groups, reference, raw.notes)
-
-
-def load_reference(name: str, config_dir: str | Path | None = None) -> Reference:
-    """Read published figures by the name of their file in `conf/reference`, or by a path.
-
-    Raises:
-        InputError: there is no such file, or its content is wrong.
-    """
-    file, values = _read(ConfigTree.of(config_dir), REFERENCES, name)
-    return reference_of(values, f"the reference {file.stem!r}")
-
-
-def reference_of(values: Mapping[str, Any], where: str) -> Reference:
-    """Check plain values, those of a file or of a `Reference`, and return the reference.
-
-    Raises:
-        InputError: what is wrong, and `where` it is.
-    """
-    raw = validate_settings(ReferenceFile, values, where)
-    methods = []
-    for number, content in enumerate(raw.methods):
-        method = validate_settings(PublishedFile, content, f"method {number} of {where}")
-        _check_places(method, raw, where)
-        methods.append(Published(**method.model_dump()))
-    return Reference(raw.backbone, raw.shots, raw.datasets, tuple(methods))
-
-
-def _check_places(method: PublishedFile, reference: ReferenceFile, where: str) -> None:
-    """Refuse figures of shots or of a data set that the reference does not list."""
-    has = f"In {where}, {method.method!r} has a figure for"
-    for shots in (*method.averages, *method.accuracies):
-        if shots not in (ANY_SHOTS, *reference.shots):
-            listed = ", ".join(map(str, reference.shots))
-            raise InputError(f"{has} {shots} shots, which are not among its shots: {listed}.")
-    for name in (name for cells in method.accuracies.values() for name in cells):
-        if name not in reference.datasets:
-            raise InputError(
-                f"{has} {name!r}, which is not among its datasets."
-                f"{nearest(name, reference.datasets)}"
-            )
-
-
-def _read(tree: ConfigTree, kind: str, name: str) -> tuple[Path, dict[str, Any]]:
-    if name.endswith(FILE_SUFFIXES):
-        file: Path | None = resolve_path(name)
-    else:
-        file = tree.find(kind, name)
-    if file is None:
-        known = tree.choices(kind)
-        raise InputError(
-            f"There is no {kind}={name}."
-            + (nearest(name, known) or f" The choices are: {', '.join(known)}.")
-            + f" (A file of your own is written {kind}=<path>.yaml.)"
-        )
-    try:
-        values = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}): correct {kind}=.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{file} is not YAML: {reason}.") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{file} must hold settings such as `backbone: rn50`.")
-    return file, {str(key): value for key, value in values.items()}
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from safe_ray.errors import InputError
 
 if TYPE_CHECKING:
     from safe_ray.comparison.pairing import Paired
-    from safe_ray.comparison.published import PublishedFigures
     from safe_ray.comparison.tables import Table
+    from safe_ray.report.published import Reference
 
 MARKDOWN_FILE = "comparison.md"
 CSV_FILE = "comparison.csv"
@@ -98,20 +98,20 @@ def _compare(given: Arguments) -> int:
     return 0
 
 
-def _published(paired: Paired, config_dir: str | None) -> PublishedFigures | None:
+def _published(paired: Paired, config_dir: str | None) -> Reference | None:
     """Return the published figures of the backbone, if there are any."""
-    from safe_ray.comparison.published import read_published
+    from safe_ray.comparison.references import REFERENCES, load_reference
     from safe_ray.compose import ConfigTree
 
     if len(paired.backbones) != 1:
         return None
     (backbone,) = paired.backbones
-    file = ConfigTree.of(config_dir).find("reference", backbone)
-    return None if file is None else read_published(file)
+    known = ConfigTree.of(config_dir).find(REFERENCES, backbone) is not None
+    return load_reference(backbone, config_dir) if known else None
 
 
 def write_comparison(
-    paired: Paired, folder: Path, published: PublishedFigures | None = None
+    paired: Paired, folder: Path, published: Reference | None = None
 ) -> list[Path]:
     """Print the tables of a comparison, write all of its files, and return these.
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from safe_ray.comparison.analysis import Average, Difference, Ranking
 from safe_ray.comparison.pairing import ZERO_SHOT, Contestant, Paired
-from safe_ray.comparison.published import PublishedFigures, comparable
 from safe_ray.comparison.statistics import RESAMPLES
 from safe_ray.report.intervals import WHY_NO_INTERVAL, Interval
+from safe_ray.report.published import Reference
 
 NOTHING = "-"
 UNTOUCHED = "untouched model"
@@ -196,15 +196,13 @@ def ranking_table(found: Ranking) -> Table:
     return Table("Mean ranks", ("method", "mean rank"), rows, notes)
 
 
-def published_table(
-    paired: Paired, found: Sequence[Average], figures: PublishedFigures
-) -> Table | None:
+def published_table(paired: Paired, found: Sequence[Average], figures: Reference) -> Table | None:
     """Return published averages beside these, or None where none is over the same data sets."""
     same = []
     for at, shots in enumerate(paired.shots):
         there = np.flatnonzero(~np.isnan(paired.accuracy[0, :, at]).all(axis=1))
         run = [paired.datasets[place] for place in there]
-        if shots in figures.shots and comparable(figures, run):
+        if shots in figures.shots and set(run) == set(figures.datasets):
             same.append(shots)
     if not same:
         return None

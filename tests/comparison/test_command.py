@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from safe_ray.comparison.command import main
-from safe_ray.comparison.published import read_published
-from safe_ray.compose import packaged_tree
+from safe_ray.comparison.references import load_reference
 from tests.comparison.results import DATASETS, record, records, written
 
 FILES = (
@@ -137,7 +136,7 @@ def test_one_sweep_is_reported_in_its_own_folder_and_one_method_has_no_ranks(
 
 
 def test_published_averages_stand_beside_those_over_the_same_data_sets(tmp_path: Path):
-    figures = read_published(packaged_tree() / "reference" / "rn50.yaml")
+    figures = load_reference("rn50")
     datasets = figures.datasets
     lines = records({"safe": 0.01}, datasets, (1, 2), (1,))
     lines = [line for line in lines if (line["dataset"], line["shots"]) != (datasets[0], 2)]
