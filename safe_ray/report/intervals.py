@@ -148,24 +148,6 @@ def percentile_interval(
     return Interval(mean, (high - low) / 2.0, count, (low, high))
 
 
-def crossed_bootstrap(
-    right: NDArray[np.generic], draws: int = DRAWS, seed: int | Sequence[int] = 0
-) -> Interval:
-    """Return the mean with a 95% percentile interval over seeds and test images together.
-
-    Args:
-        right: [seeds, images] bool, or differences of such as numbers: what each seed came to on
-            each image.
-        draws: how many resamples.
-        seed: of the resampling.
-
-    Raises:
-        ValueError: see `crossed_draws`.
-    """
-    values = crossed_draws(right, draws, seed)
-    return percentile_interval(float(right.astype(np.float64).mean()), values, len(right))
-
-
 def crossed_draws(
     right: NDArray[np.generic], draws: int = DRAWS, seed: int | Sequence[int] = 0
 ) -> NDArray[np.float64]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from safe_ray.report import Protocol, TaskResult, TestResult, ValidationResult
+from safe_ray.report.intervals import DRAWS, Interval, crossed_draws, percentile_interval
 
 TITLES = {"safe": "SAFE", "tuned_pooling": "Tuned pooling", "zero_shot": "Zero-shot", "gda": "GDA"}
 
@@ -68,3 +72,11 @@ def result(
         head=f"heads/{dataset}-{shots}shot-seed{seed}",
         mlflow_run_id="f" * 32,
     )
+
+
+def crossed_bootstrap(
+    right: NDArray[np.generic], draws: int = DRAWS, seed: int | Sequence[int] = 0
+) -> Interval:
+    """The mean over seeds and test images, with the interval that a report would give it."""
+    values = crossed_draws(right, draws, seed)
+    return percentile_interval(float(right.astype(np.float64).mean()), values, len(right))

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from safe_ray.report.intervals import (
-    crossed_bootstrap,
     crossed_draws,
     mean_interval,
     paired_difference,
     percentile_interval,
 )
+from tests.report.results import crossed_bootstrap
 
 accuracies = st.floats(0.0, 1.0)
 samples = st.lists(accuracies, min_size=3, max_size=30)

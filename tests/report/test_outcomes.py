@@ -13,11 +13,11 @@ from safe_ray.report import TaskResult, print_table, write_report
 from safe_ray.report.correct import Correct
 from safe_ray.report.field import Benchmark, field_tables
 from safe_ray.report.field_text import markdown as field_markdown
-from safe_ray.report.intervals import crossed_bootstrap, crossed_draws, mean_interval
+from safe_ray.report.intervals import crossed_draws, mean_interval
 from safe_ray.report.outcomes import Outcomes
 from safe_ray.report.rows import summarise
 from safe_ray.report.tables import markdown
-from tests.report.results import on_test, result
+from tests.report.results import crossed_bootstrap, on_test, result
 
 IMAGES = 120
 CHANCES = {"zero_shot": 0.5, "safe": 0.6, "gda": 0.55}
