@@ -21,7 +21,7 @@ demo: $(VENV)/.installed ## install, then search every embedded task and print t
 	$(BIN)/python -m safe_ray.tune
 
 test: $(VENV)/.installed-dev ## install with the development tools, then run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=40
 
 expect: $(VENV)/.installed-dev ## run the whole embedded suite, and compare with docs/results.md and conf/tasks
 	$(BIN)/python -m pytest --long -m long

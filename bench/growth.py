@@ -35,8 +35,9 @@ from safe_ray.search.searcher import BankSearcher, SearchOptions, Study
 from safe_ray.search.space import SearchSpace
 from safe_ray.specs import KnobRow, MethodSpec, Range, Task, Values
 from safe_ray.training.job import BankJob
-from safe_ray.training.loop import LoopOptions, Member, SupportShard, begin, train_bank
+from safe_ray.training.loop import LoopOptions, SupportShard, begin, train_bank
 from safe_ray.training.maps import ResidentMaps
+from safe_ray.training.members import Member
 from safe_ray.training.outcome import BankOutcome, CandidateOutcome, Fit
 
 FIGURE = Path(__file__).parents[1] / "docs" / "growth.png"

@@ -42,13 +42,13 @@ from safe_ray.poolings.modified_resnet import AttentionPool
 from safe_ray.specs import BackboneSpec
 from safe_ray.training.loop import (
     LoopOptions,
-    Member,
     SupportShard,
     begin,
     epoch_plan,
     train_bank,
 )
 from safe_ray.training.maps import ResidentMaps
+from safe_ray.training.members import Member
 
 _LR, _DECAY, _SEED, _WARMUP = 1e-5, 0.01, 0, 0.1
 _SPEC = BackboneSpec("rn50", "RN50")

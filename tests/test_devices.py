@@ -36,7 +36,6 @@ from safe_ray.training.facts import TaskFacts, load_classifier, load_pooling
 from safe_ray.training.judging import judge_candidates
 from safe_ray.training.loop import (
     LoopOptions,
-    Member,
     SingleProcess,
     SupportShard,
     _plan_epoch,
@@ -45,6 +44,7 @@ from safe_ray.training.loop import (
     begin,
 )
 from safe_ray.training.maps import Pin, resident_maps
+from safe_ray.training.members import Member
 from tests.heads.test_bank import CLASSES, GRID, NAMES, POOL, WIDTH, classifier, layer, state_of
 from tests.training.tasks import CANDIDATES, write_task
 

@@ -24,8 +24,9 @@ from safe_ray.heads.blending import alpha_grid, sum_alpha_row
 from safe_ray.heads.selection import Rule
 from safe_ray.methods.knobs import KnobTable
 from safe_ray.specs import BackboneSpec, DatasetSpec
-from safe_ray.training.loop import LoopOptions, Member, SupportShard, begin, train_bank
+from safe_ray.training.loop import LoopOptions, SupportShard, begin, train_bank
 from safe_ray.training.maps import ResidentMaps
+from safe_ray.training.members import Member
 
 EMBEDDED = Path(__file__).parents[2] / "safe_ray" / "embedded"
 MODEL = "pictogram-rn-128"

@@ -12,7 +12,7 @@ from safe_ray.methods.base import Method, Recipe, make_method
 from safe_ray.poolings.base import Pooling, select_parameters
 from safe_ray.search.space import Quantity, SearchSpace
 from safe_ray.specs import MethodGroup, MethodSpec, Range
-from safe_ray.training.loop import HOLDING, QUANTITIES
+from safe_ray.training.members import HOLDING, QUANTITIES
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ from safe_ray.search.groups import Group, groups_of
 from safe_ray.search.space import Quantity
 from safe_ray.specs import Range, Task
 from safe_ray.sweep.data import selection_of
-from safe_ray.training.loop import LoopOptions, Member, SupportShard, begin, train_bank
+from safe_ray.training.loop import LoopOptions, SupportShard, begin, train_bank
 from safe_ray.training.maps import ResidentMaps
+from safe_ray.training.members import Member
 
 MEASURED_SECONDS = 1.0
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from safe_ray.files import replacing
 from safe_ray.heads.optimiser import Moments
-from safe_ray.training.loop import MemberState, TrainingState
+from safe_ray.training.members import MemberState, TrainingState
 
 
 def save_state(path: Path, state: TrainingState, owner: str) -> None:

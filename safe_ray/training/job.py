@@ -34,19 +34,16 @@ from safe_ray.training.facts import TaskFacts, load_classifier, load_pooling
 from safe_ray.training.folds import fold_of
 from safe_ray.training.judging import Judged, judge_candidates
 from safe_ray.training.loop import (
-    QUANTITIES,
     Found,
     LoopOptions,
-    Member,
-    MemberState,
     Parallel,
     SingleProcess,
     SupportShard,
-    TrainingState,
     begin,
     train_bank,
 )
 from safe_ray.training.maps import MapSource, resident_maps
+from safe_ray.training.members import QUANTITIES, Member, MemberState, TrainingState
 from safe_ray.training.outcome import OUTCOME, BankOutcome, CandidateOutcome, Fit
 from safe_ray.training.streaming import StreamedMaps
 

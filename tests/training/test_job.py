@@ -16,7 +16,7 @@ from safe_ray.specs import MethodGroup, MethodSpec, Metric
 from safe_ray.training import job as job_module
 from safe_ray.training.facts import TaskFacts, load_pooling
 from safe_ray.training.job import CHECKPOINT, BankJob, bank_members, run_bank
-from safe_ray.training.loop import TrainingState
+from safe_ray.training.members import TrainingState
 from safe_ray.training.outcome import BankOutcome
 from tests.heads.test_bank import NAMES, POOL, classifier
 from tests.training.tasks import CANDIDATES, SAFE, device, write_task

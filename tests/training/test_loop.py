@@ -15,14 +15,13 @@ from safe_ray.poolings.base import HeadState
 from safe_ray.training.checkpoint import load_state, save_state
 from safe_ray.training.loop import (
     LoopOptions,
-    Member,
     SupportShard,
-    TrainingState,
     begin,
     epoch_plan,
     train_bank,
 )
 from safe_ray.training.maps import ResidentMaps
+from safe_ray.training.members import Member, TrainingState
 from tests.heads.test_bank import CLASSES, GRID, NAMES, POOL, WIDTH, classifier, layer, state_of
 
 CPU = torch.device("cpu")
