@@ -75,7 +75,8 @@ def parse(arguments: Sequence[str], options: Sequence[Option]) -> Arguments:
     given = list(arguments)
     while given:
         argument = given.pop(0)
-        if not argument.startswith("-"):
+        # A dash by itself is standard input.
+        if not argument.startswith("-") or argument == "-":
             rest.append(argument)
             continue
         name, equals, value = ("--help", "", "") if argument == "-h" else argument.partition("=")

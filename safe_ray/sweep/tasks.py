@@ -110,6 +110,8 @@ def _card(
             "model": spec.model,
             "pretrained": spec.pretrained,
             "model_config": spec.architecture_file,
+            "seed": spec.seed,
+            "pooling": spec.pooling,
             "digest": backbone.digest,
         },
         "dataset": episode.dataset,

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from safe_ray.heads.artifact import load_head
 from safe_ray.heads.bank import tuned_logits
+from safe_ray.heads.calibration import calibration_error
 from safe_ray.heads.metrics import mean_per_class
 from safe_ray.methods.base import Fitted, TaskData, make_method
 from safe_ray.methods.features import MappedFeatures
 from safe_ray.search.choosing import Winner
 from safe_ray.training.facts import TaskFacts, load_classifier, load_pooling
-
-_CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,8 @@ class TestOutcome:
 
     @property
     def calibration_error(self) -> float:
-        """The expected calibration error, 0 to 1, over 15 bins of equal width.
-
-        Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
-        """
-        bins = np.minimum((self.confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
-        right = np.bincount(bins, self.right, _CALIBRATION_BINS)
-        sure = np.bincount(bins, self.confidence, _CALIBRATION_BINS)
-        return float(np.abs(right - sure).sum() / len(self.right))
+        """The expected calibration error, 0 to 1 (see `safe_ray.heads.calibration`)."""
+        return calibration_error(self.confidence, self.right)
 
 
 @dataclass(frozen=True)

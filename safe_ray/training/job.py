@@ -311,6 +311,8 @@ def _card(
         "knobs": dict(at),
         "hyper_parameters": dict(values),
         "metrics": {**metrics, **({"train_loss": losses[-1]} if losses else {})},
+        # As above: what has been trained on says nothing of how sure to be.
+        **({} if facts.card.get("refit") else {"calibration": {"temperature": judged.temperature}}),
     }
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from safe_ray.features.store import FeatureStore
+from safe_ray.heads.calibration import fit_temperature
 from safe_ray.methods.base import Fitted, TaskData, make_method
 from safe_ray.methods.features import Features
 from safe_ray.methods.knobs import Grid, KnobSums, Solution, solve
@@ -25,10 +26,17 @@ _FEATURE_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Judged:
-    """A method that is fitted to all support samples, and its knobs as others decide them."""
+    """A method that is fitted to all support samples, and its knobs as others decide them.
+
+    Attributes:
+        fitted: the method.
+        solution: its knobs, and the figures of the samples that decided them.
+        temperature: that makes its probabilities those of these samples.
+    """
 
     fitted: Fitted
     solution: Solution
+    temperature: float = 1.0
 
     def rows(self) -> dict[str, KnobRow]:
         """Return the figures along each knob that was solved by itself."""
@@ -143,10 +151,18 @@ class _Judge:
 
             return sums
 
-        return [
-            Judged(one, solve(evaluate(slot), method.knobs, spec.knobs, self._facts.rule))
-            for slot, one in enumerate(fitted)
-        ]
+        def temperature(slot: int, at: Mapping[str, float]) -> float:
+            logits = [
+                of_split[slot].logits(split.features, at)
+                for of_split, split in zip(seen, splits, strict=True)
+            ]
+            return fit_temperature(torch.cat(logits), torch.cat([s.labels for s in splits]))
+
+        judged = []
+        for slot, one in enumerate(fitted):
+            solution = solve(evaluate(slot), method.knobs, spec.knobs, self._facts.rule)
+            judged.append(Judged(one, solution, temperature(slot, solution.at)))
+        return judged
 
     def _splits(self, whole: TaskData, heads: Sequence[Sequence[HeadState]]) -> list[_Split]:
         facts = self._facts

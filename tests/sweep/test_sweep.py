@@ -23,6 +23,7 @@ from open_clip.factory import add_model_config
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from safe_ray.prediction.command import main as predict
 from safe_ray.specs import BackboneSpec, DatasetSpec
 from tests.conftest import SOME_SHAPES, TINY_MODEL
 
@@ -98,6 +99,46 @@ def test_it_prints_a_table_and_where_everything_is(finished: tuple[Path, str]) -
     assert f"mlflow ui --backend-store-uri sqlite:///{storage}/mlflow.db" in printed
     for name in ("summary.json", "results.parquet", "results.md", "optuna-journal.log"):
         assert (storage / "outputs" / "trial" / name).exists()
+
+
+def test_predicting_says_what_the_test_report_says(
+    finished: tuple[Path, str],
+    tmp_path: Path,
+    tiny_dataset: DatasetSpec,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    storage, _ = finished
+    for row in pq.read_table(tiny_dataset.path).to_pylist():
+        if row["split"] == "test":
+            file = tmp_path / "photos" / row["class_name"] / Path(row["path"]).name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(row["image"])
+    (tmp_path / "photos" / "broken.png").write_bytes(b"nothing")
+    out = tmp_path / "said.csv"
+    for entry in summary_of(storage):
+        task = f"{entry['dataset']}-{entry['shots']}shot-seed{entry['seed']}"
+        sweep = storage / "outputs" / "trial"
+        named = [str(sweep / task), str(tmp_path / "photos"), "--out", str(out), "--batch", "7"]
+        assert predict([*named, "--top", "2"]) == 0
+        said = json.loads(out.with_suffix(".report.json").read_text())
+        assert said["accuracy"] == pytest.approx(entry["test"]["safe"])
+        assert said["mean_per_class"] == pytest.approx(entry["test_mean_per_class"]["safe"])
+        assert said["calibration_error"]["raw"] == pytest.approx(
+            entry["test_ece"]["safe"], abs=1e-4
+        )
+        card = json.loads((sweep / entry["head"] / "head.json").read_text())
+        assert 0.05 <= card["calibration"]["temperature"] <= 20
+        assert predict([*named, "--alpha", "0"]) == 0
+        original = json.loads(out.with_suffix(".report.json").read_text())
+        assert original["accuracy"] == pytest.approx(entry["test"]["zero_shot"])
+    rows = out.read_text().splitlines()
+    assert rows[0] == "path,class,probability,error"
+    assert sum(",not an image" in row or ',"not an image' in row for row in rows) == 1
+    assert len(rows) == 1 + 30 + 1
+
+    capsys.readouterr()
+    assert predict([str(storage / "outputs" / "trial"), str(tmp_path)]) == 2
+    assert "has 2 tasks: name one, such as" in capsys.readouterr().err
 
 
 def test_on_a_terminal_it_shows_bars_and_prints_the_same_table(

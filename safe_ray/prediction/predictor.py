@@ -1,0 +1,173 @@
+"""A head, with all that it needs to classify pixels; plain PyTorch, no cluster and no store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from safe_ray.backbones.openclip import load_backbone
+from safe_ray.data.prompts import render_prompts
+from safe_ray.data.views import Preprocessing
+from safe_ray.errors import InputError
+from safe_ray.features.trunk import run_trunk
+from safe_ray.files import digest_json
+from safe_ray.heads.artifact import load_head
+from safe_ray.methods.base import Fitted, TaskData, make_method
+from safe_ray.methods.features import MappedFeatures
+from safe_ray.specs import BackboneSpec, Task
+from safe_ray.training.facts import CLASSIFIER, TaskFacts, load_classifier
+
+if TYPE_CHECKING:
+    from safe_ray.backbones.openclip import Backbone
+
+SINGLE, ENSEMBLE = "single", "ensemble"
+_TASKS = "tasks"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A tuned model for one task.
+
+    Attributes:
+        card: of the head.
+        backbone: trunk and original pooling, on `device`.
+        task: classifier and logit scale; it has no support samples.
+        fitted: the method as it was fitted.
+        at: a value for each of its knobs.
+        device: where everything is.
+    """
+
+    card: Mapping[str, Any]
+    backbone: Backbone
+    task: TaskData
+    fitted: Fitted
+    at: Mapping[str, float]
+    device: torch.device
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        device: torch.device | None = None,
+        alpha: float | None = None,
+    ) -> Predictor:
+        """Read a head's folder, and the backbone that its card names.
+
+        Args:
+            folder: with `head.json` and `head.safetensors`.
+            device: where to compute; a CPU by default.
+            alpha: instead of the one that the validation samples chose, 0 to 1.
+
+        Raises:
+            InputError: no head, a damaged one, one for other weights than the card names, class
+                names that do not give its prompts, or an alpha for a method that has none.
+        """
+        device = device or torch.device("cpu")
+        state, card = load_head(folder)
+        at = _knobs(card, alpha, folder)
+        named = card["backbone"]
+        spec = BackboneSpec(
+            named["name"],
+            named["model"],
+            named.get("pretrained"),
+            named.get("model_config"),
+            seed=named.get("seed", 0),
+            pooling=named.get("pooling"),
+        )
+        kept = _kept_classifier(folder, card)
+        parts = ("trunk", "pooling") if kept is not None else ("trunk", "pooling", "text")
+        backbone = load_backbone(spec, device, parts)
+        if backbone.digest != named.get("digest"):
+            raise InputError(
+                f"The head in {folder} was trained on weights of {spec.name!r} with the digest "
+                f"{named.get('digest')}, and those that are found here have {backbone.digest}: "
+                "give it the weights of its training."
+            )
+        backbone.trunk.to(memory_format=torch.channels_last)
+        classifier = _classifier(backbone, card, folder) if kept is None else kept
+        task = TaskData(
+            MappedFeatures(torch.empty(0), backbone.pooling, backbone.state, device),
+            torch.empty(0, dtype=torch.int64),
+            classifier.to(device),
+            float(card["logit_scale"]),
+            backbone.state,
+        )
+        method = make_method(card["method"]["module"], card["method"]["options"])
+        return cls(card, backbone, task, method.load(state, task), at, device)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, in the order of the logits."""
+        return tuple(self.card["class_names"])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image is made into pixels."""
+        return self.backbone.preprocessing
+
+    @property
+    def temperature(self) -> float:
+        """What calibrates logits; see `safe_ray.heads.calibration.fit_temperature`."""
+        return float(self.card.get("calibration", {}).get("temperature", 1.0))
+
+    @torch.no_grad()
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Return logits `[N, classes]`, float32 on the CPU.
+
+        They are those of the sweep's test report: maps go through float16, as a store keeps them.
+
+        Args:
+            pixels: uint8 `[N, 3, S, S]`, as `safe_ray.data.views.evaluation_view` makes them.
+        """
+        maps = run_trunk(self.backbone, pixels, "fp32", self.device).unsqueeze(1)
+        features = MappedFeatures(maps, self.backbone.pooling, self.backbone.state, self.device)
+        return self.fitted.logits(features, self.at).float().cpu()
+
+    def probabilities(self, pixels: Tensor) -> Tensor:
+        """Return calibrated probabilities `[N, classes]`, float32 on the CPU; see `logits`."""
+        return torch.softmax(self.logits(pixels) / self.temperature, -1)
+
+
+def _knobs(card: Mapping[str, Any], alpha: float | None, folder: Path) -> dict[str, float]:
+    at = {name: float(value) for name, value in card["knobs"].items()}
+    if alpha is None:
+        return at
+    if "alpha" not in at:
+        raise InputError(
+            f"The head in {folder} is of {card['method']['title']}, which has no alpha: leave "
+            "--alpha out."
+        )
+    if not 0.0 <= alpha <= 1.0:
+        raise InputError(f"--alpha is {alpha:g}, and must lie between 0 (zero-shot) and 1 (tuned).")
+    return {**at, "alpha": alpha}
+
+
+def _kept_classifier(folder: Path, card: Mapping[str, Any]) -> Tensor | None:
+    """Return the text embeddings that a sweep keeps of its task, if the head lies in its folder."""
+    for sweep in folder.resolve().parents:
+        task = sweep / _TASKS / _task_id(card)
+        if (task / CLASSIFIER).is_file():
+            kept = TaskFacts.load(task).card
+            same = kept.get("prompts_digest") == card.get("prompts_digest")
+            return load_classifier(task) if same else None
+    return None
+
+
+def _task_id(card: Mapping[str, Any]) -> str:
+    return Task(str(card["dataset"]), int(card["shots"]), int(card["seed"])).id
+
+
+def _classifier(backbone: Backbone, card: Mapping[str, Any], folder: Path) -> Tensor:
+    prompts = render_prompts(card["class_names"], card["templates"])
+    if digest_json(prompts) != card.get("prompts_digest"):
+        raise InputError(
+            f"The prompts of the head in {folder} are not its templates with its class names "
+            f"(they are {card.get('prompts')!r}), and its card does not hold them: name the head "
+            "in its sweep's folder, which keeps their embeddings."
+        )
+    return backbone.classifier_of(prompts, card["class_names"], distinct=False)
