@@ -4,6 +4,7 @@ from safe_ray.cluster.connection import connect, connect_beside, is_local, join
 from safe_ray.cluster.nodes import (
     ask_nodes,
     beacon,
+    expect,
     is_elastic,
     label_selector,
     leave_out,
@@ -27,6 +28,7 @@ __all__ = [
     "check_cpus",
     "connect",
     "connect_beside",
+    "expect",
     "is_elastic",
     "is_local",
     "join",

@@ -38,6 +38,11 @@ class _Joined:
 _joined = _Joined()
 
 
+def expect(ceiling: Sequence[NodeShape]) -> None:
+    """Let what an autoscaler may bring count, before its nodes are chosen."""
+    _joined.ceiling = tuple(ceiling)
+
+
 def choose_nodes(folders: Sequence[Path], ceiling: Sequence[NodeShape] = ()) -> ClusterResources:
     """Decide which nodes of the cluster do the work, and return what they offer.
 

@@ -50,7 +50,8 @@ class ClusterResources:
     def __str__(self) -> str:
         count = len(self.nodes)
         gpus = counted(self.gpus, "GPU") if self.gpus else "no GPU"
-        return f"{counted(self.cpus, 'CPU')} and {gpus} on {count} node{'s' * (count != 1)}"
+        there = f"{counted(self.cpus, 'CPU')} and {gpus} on {count} node{'s' * (count != 1)}"
+        return f"{there}, {self.coming} of them to come" if self.coming else there
 
 
 def up_to_ceiling(there: Sequence[Node], ceiling: Sequence[NodeShape]) -> tuple[Node, ...]:

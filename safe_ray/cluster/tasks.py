@@ -34,7 +34,7 @@ def run_on_node(work: Callable[..., _Answer], *arguments: Any, gpus: int = 0) ->
     sizes = [node.cpus for node in planned_nodes() if node.gpus >= gpus]
     cpus = 1.0 if gpus else min([_MOST_CPUS, *sizes])
     for attempt in range(_BLIND_NODES + 1):
-        task = ray.remote(num_cpus=cpus, num_gpus=gpus, label_selector=label_selector())(_run)
+        task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, label_selector=label_selector())(_run)
         try:
             answer: _Answer = ray.get(task.remote(beacon(), work, arguments))
             return answer

@@ -162,13 +162,16 @@ class Waiting:
 def _asker() -> Callable[[], Demand]:
     """Return what asks the cluster's head; the imports are made by the thread that calls."""
     import ray
-    from ray._raylet import GcsClient
-    from ray.core.generated.autoscaler_pb2 import GetClusterResourceStateReply
+    from ray import _raylet
+    from ray.core.generated import autoscaler_pb2
 
-    client = GcsClient(ray.get_runtime_context().gcs_address)
+    # Modules in C++ and of protocol buffers say nothing of what they hold.
+    raylet: Any = _raylet
+    messages: Any = autoscaler_pb2
+    client = raylet.GcsClient(ray.get_runtime_context().gcs_address)
 
     def ask() -> Demand:
-        reply = GetClusterResourceStateReply()
+        reply = messages.GetClusterResourceStateReply()
         reply.ParseFromString(client.get_cluster_resource_state())
         return demand_of(reply.cluster_resource_state)
 

@@ -81,7 +81,7 @@ def run_trials(
 
     def place(config: dict[str, Any]) -> Any:
         selector = config[SELECTOR]
-        where = {"bundle_label_selector": [selector]} if selector else {}
+        where: dict[str, Any] = {"bundle_label_selector": [selector]} if selector else {}
         return tune.PlacementGroupFactory([bundle], **where)
 
     tuner = tune.Tuner(
