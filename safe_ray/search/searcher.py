@@ -235,19 +235,25 @@ class BankSearcher(Searcher):
     def _suggest(self, trial_id: str) -> Any:
         if self._stopped is not None:
             return Searcher.FINISHED
-        for study in self._in_turn():
+        job = self._take_next()
+        if job is None:
+            # What is in training may have to be handed out again.
+            return Searcher.FINISHED if self.complete else None
+        self._running[trial_id] = job
+        return {"job": job.to_json(), SELECTOR: self.selector()}
+
+    def _take_next(self) -> BankJob | None:
+        """Hand out a bank that has failed before any other, for the next ones may wait for it."""
+        for study in self._studies.values():
             if study.again:
-                job = self._next_job(study, study.again.pop(0))
-            elif self._ready(study):
+                return self._next_job(study, study.again.pop(0))
+        for study in self._in_turn():
+            if self._ready(study):
                 job = self._next_job(study, study.handed_out)
                 study.handed_out += 1
                 self._skip_settled(study)
-            else:
-                continue
-            self._running[trial_id] = job
-            return {"job": job.to_json(), SELECTOR: self.selector()}
-        # What is in training may have to be handed out again.
-        return Searcher.FINISHED if self.complete else None
+                return job
+        return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Take note of how far a trial is, or of why it fails."""
