@@ -130,11 +130,7 @@ def check_sight(beacon: Mapping[str, Any] | None) -> None:
     import ray
 
     node, address = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
-    raise BlindNodeError(
-        f"the node {address} does not see the storage as the driver does ({reason}), and gets no "
-        "more work",
-        node,
-    )
+    raise BlindNodeError(address, reason, node)
 
 
 # A process on a node sees what it sees.

@@ -39,11 +39,11 @@ def run_on_node(work: Callable[..., _Answer], *arguments: Any, gpus: int = 0) ->
             answer: _Answer = ray.get(task.remote(beacon(), work, arguments))
             return answer
         except ray.exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, BlindNodeError) and attempt < _BLIND_NODES:
-                leave_out(cause.node)
-            elif isinstance(cause, InputError):
-                raise cause from None
+            blind = BlindNodeError.found_in(str(error))
+            if blind is not None and attempt < _BLIND_NODES:
+                leave_out(blind.node)
+            elif isinstance(error.cause, InputError):
+                raise error.cause from None
             else:
                 raise
     raise AssertionError("the last attempt returns or raises")

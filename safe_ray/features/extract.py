@@ -189,7 +189,7 @@ def extract(
                 raise
             leave_out(error.node)
             if say is not None:
-                say(f"{error}; the extraction goes on without it.")
+                say(f"Extraction goes on without one node: {error.sentence}.")
             store.refresh()
             missing = missing_rows(store, wanted)
     if rows:
@@ -299,8 +299,9 @@ def _consume(dataset: Any, rows: int, progress: Progress) -> None:
             first = began if first is None else min(first, began)
             progress(done, rows, (now - first) / done * (rows - done))
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, BlindNodeError):
-            raise BlindNodeError(str(error.cause).partition("\n")[0], error.cause.node) from None
+        blind = BlindNodeError.found_in(str(error))
+        if blind is not None:
+            raise blind from None
         if isinstance(error.cause, InputError):
             # Ray Data adds lines about its retries; ours is the first.
             raise InputError(str(error.cause).partition("\n")[0]) from None

@@ -104,8 +104,9 @@ def failure_of(error: BaseException) -> Failure:
     """Return what an exception, with all that led to it, comes down to."""
     chain = list(_chain(error))
     for cause in chain:
-        if isinstance(cause, BlindNodeError):
-            return Failure("blind", _line(cause), cause.node)
+        blind = cause if isinstance(cause, BlindNodeError) else BlindNodeError.found_in(str(cause))
+        if blind is not None:
+            return Failure("blind", blind.sentence, blind.node)
     for cause in chain:
         if _is_disk(cause):
             said = next((e for e in chain if isinstance(e, InputError)), cause)
@@ -124,7 +125,10 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def death_of(text: str) -> Failure:
-    """Return the failure behind what Ray says of an actor that died."""
+    """Return the failure behind what Ray says of a trial that has told nothing itself."""
+    blind = BlindNodeError.found_in(text)
+    if blind is not None:
+        return Failure("blind", blind.sentence, blind.node)
     lowered = text.lower()
     if "running low on memory" in lowered or "memory pressure" in lowered:
         return Failure("memory", "Ray ended its process because the node was low on memory")

@@ -152,6 +152,9 @@ def _train_bank_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
         _train_bank(config, settings)
     except Exception as error:
         failure = failure_of(error)
+        if failure.kind == "blind":
+            # Tune reports nothing from where its own folder cannot be seen.
+            raise
         tune.report({FAILURE: failure.to_json(), "finished": 0})
         if not failure.is_final:
             # The next bank gets a process that nothing has happened to.

@@ -138,7 +138,7 @@ def test_a_worker_whose_node_is_gone_is_known_among_the_others_that_fail_for_it(
 
 
 def test_a_node_that_does_not_see_the_storage_is_named_through_every_wrapping() -> None:
-    blind = BlindNodeError("the node 10.0.0.7 does not see the storage", "abc")
+    blind = BlindNodeError("10.0.0.7", "/storage: No such file or directory", "abc")
     for error in (
         blind,
         RayTaskError("train", "Traceback", blind).as_instanceof_cause(),
@@ -146,8 +146,12 @@ def test_a_node_that_does_not_see_the_storage_is_named_through_every_wrapping() 
     ):
         failure = failure_of(error)
         assert (failure.kind, failure.node) == ("blind", "abc")
+        assert "10.0.0.7 does not see the storage" in failure.reason
+        assert "abc" not in failure.reason
         assert not failure.is_final
         assert not failure.counts
+    # All that Tune keeps of a trial that could report nothing is a text.
+    assert death_of(f"Failure # 1\nTraceback\n  BlindNodeError: {blind}\n").node == "abc"
 
 
 @given(

@@ -321,7 +321,7 @@ def test_a_node_that_does_not_see_the_storage_is_left_out_of_what_follows(tmp_pa
     search.selector = lambda: {"without": ",".join(left_out)}
     first = search.suggest("t0")
     blind = Failure("blind", "the node 10.0.0.7 does not see the storage", "abc")
-    search.on_trial_result("t0", {FAILURE: blind.to_json()})
+    search.death = lambda trial_id: blind
     search.on_trial_complete("t0", error=True)
     again = search.suggest("t1")
     assert again["job"] == first["job"]
