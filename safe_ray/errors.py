@@ -6,7 +6,6 @@ import difflib
 import re
 from collections.abc import Iterable
 
-
 _BLIND = re.compile(
     r"the node (\S+) does not see the storage as the driver does \((.*?)\), and gets no more work "
     r"\[(\w+)\]"

@@ -130,11 +130,11 @@ def _autoscaler(
         },
         "available_node_types": types,
         "head_node_type": "ray.head.default",
-        "idle_timeout_minutes": 0.1,
+        "idle_timeout_minutes": 0.25,
         "auth": {},
         "docker": {},
         "file_mounts": {},
-        **dict.fromkeys(_COMMANDS, []),
+        **{name: [] for name in _COMMANDS},
     }
 
 

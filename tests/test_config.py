@@ -19,8 +19,7 @@ from safe_ray.config import (
     validate,
 )
 from safe_ray.errors import InputError
-from safe_ray.specs import NodeShape
-from safe_ray.specs import Task
+from safe_ray.specs import NodeShape, Task
 
 
 @pytest.fixture

@@ -23,14 +23,14 @@ def reason(beacon: Beacon) -> str:
 
 
 def test_the_drivers_folders_are_known_and_left_as_they_were(beacon: Beacon) -> None:
-    before = [sorted(os.listdir(folder)) for folder in beacon.folders]
+    before = [sorted(Path(folder).iterdir()) for folder in beacon.folders]
     assert len(before) == 2
     assert reason(beacon) == ""
-    assert [sorted(os.listdir(folder)) for folder in beacon.folders] == before
+    assert [sorted(Path(folder).iterdir()) for folder in beacon.folders] == before
     check_sight(beacon.to_json())
     assert Beacon.from_json(beacon.to_json()) == beacon
     put_out(beacon)
-    assert [os.listdir(folder) for folder in beacon.folders] == [[], []]
+    assert [list(Path(folder).iterdir()) for folder in beacon.folders] == [[], []]
 
 
 def test_a_folder_of_the_same_name_is_another_one(beacon: Beacon) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 
@@ -41,7 +42,7 @@ def test_several_kinds_of_work_that_wait_alike_are_one_line():
 
 def test_it_is_said_less_and_less_often():
     at = [second for second, _ in told(Waits(), range(0, 7200, 3), {TRIAL: 1})]
-    pauses = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(at)]
     assert at[0] == 15
     assert pauses == sorted(pauses)
     assert 5 <= len(at) <= 10
