@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_BLIND = re.compile(
+    r"the node (\S+) does not see the storage as the driver does \((.*?)\), and gets no more work "
+    r"\[(\w+)\]"
+)
 
 
 class InputError(Exception):
@@ -12,6 +18,41 @@ class InputError(Exception):
     Its message is one sentence that names the value, the place and the remedy. The command line
     prints it without a traceback and exits with status 2.
     """
+
+
+class BlindNodeError(InputError):
+    """A node does not see the folders that all work shares; the same work may go well elsewhere.
+
+    Where an exception's type is lost on its way, `found_in` finds it in the text that is left.
+
+    Args:
+        address: of the node.
+        reason: what it does not see.
+        node: Ray's id of it.
+    """
+
+    def __init__(self, address: str, reason: str, node: str) -> None:
+        super().__init__(address, reason, node)
+        self.address = address
+        self.reason = reason
+        self.node = node
+
+    def __str__(self) -> str:
+        return f"{self.sentence} [{self.node}]"
+
+    @property
+    def sentence(self) -> str:
+        """What to say, without a full stop."""
+        return (
+            f"the node {self.address} does not see the storage as the driver does ({self.reason}), "
+            "and gets no more work"
+        )
+
+    @staticmethod
+    def found_in(text: str) -> BlindNodeError | None:
+        """Return the error whose message is in a text; None if there is none."""
+        found = _BLIND.search(text)
+        return None if found is None else BlindNodeError(*found.groups())
 
 
 class DamagedFileError(InputError):

@@ -17,8 +17,9 @@ import safe_ray
 from safe_ray.cluster import ClusterResources, TrialPlan, connect, plan_trials
 from safe_ray.cluster.connection import authenticate
 from safe_ray.cluster.plan import _READING_CPUS
-from safe_ray.cluster.resources import Node
+from safe_ray.cluster.resources import Node, up_to_ceiling
 from safe_ray.errors import InputError
+from safe_ray.specs import NodeShape
 
 GIGABYTE = 2**30
 
@@ -158,6 +159,63 @@ def test_a_worker_larger_than_any_node_is_refused():
 def test_a_cluster_without_cpus_is_refused():
     with pytest.raises(InputError, match="no CPU"):
         plan(cluster((0, 1)))
+
+
+def test_a_cluster_without_cpus_is_told_of_the_ceiling():
+    with pytest.raises(InputError, match=r"cluster\.ceiling=\[\{nodes: 4, cpus: 8\}\]"):
+        plan(ClusterResources(()))
+
+
+shapes = st.lists(
+    st.builds(
+        NodeShape,
+        st.integers(1, 4),
+        st.sampled_from([1.0, 2.0, 8.0]),
+        st.sampled_from([0.0, 1.0]),
+        st.sampled_from([None, 8 * GIGABYTE]),
+    ),
+    max_size=3,
+)
+there = st.lists(
+    st.builds(
+        Node, st.sampled_from([1.0, 2.0, 8.0]), st.sampled_from([0.0, 1.0]), st.just(4 * GIGABYTE)
+    ),
+    max_size=6,
+)
+
+
+@given(there=there, ceiling=shapes)
+def test_of_each_shape_there_may_be_as_many_as_the_ceiling_says_or_as_there_are(there, ceiling):
+    nodes = up_to_ceiling(there, ceiling)
+    assert list(nodes[: len(there)]) == there
+    for size in {(node.cpus, node.gpus) for node in nodes}:
+        alike = [shape.nodes for shape in ceiling if (shape.cpus, shape.gpus) == size]
+        live = sum((node.cpus, node.gpus) == size for node in there)
+        planned = sum((node.cpus, node.gpus) == size for node in nodes)
+        assert planned == max(live, sum(alike))
+    assert all(node.memory > 0 for node in nodes)
+
+
+def test_memory_that_nobody_states_is_that_of_a_node_alike():
+    shape = NodeShape(2, 8.0)
+    assert up_to_ceiling([Node(8.0, 0.0, 5e9)], [shape])[1].memory == 5e9
+    assert up_to_ceiling([Node(4.0, 0.0, 5e9)], [shape])[1].memory == 16 * GIGABYTE
+    assert up_to_ceiling([], [NodeShape(1, 8.0, 0.0, GIGABYTE)])[0].memory == GIGABYTE
+
+
+def test_a_group_of_gpus_of_which_none_is_there_is_planned_for():
+    nodes = up_to_ceiling([Node(4.0, 0.0, 8e9)], [NodeShape(8, 16.0, 2.0)])
+    made = plan(ClusterResources(nodes, 80.0 * GIGABYTE, coming=8))
+    assert (made.concurrent, made.trial_gpus, made.trial_cpus) == (16, 1, 8)
+    assert "132 CPUs and 16 GPUs on 9 nodes, 8 of them to come" in str(
+        ClusterResources(nodes, coming=8)
+    )
+
+
+def test_a_local_ray_brings_no_nodes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(InputError, match="a local Ray has none"):
+        connect(None, None, ceiling=[NodeShape(1, 1.0)])
 
 
 def test_a_local_ray_gets_a_token_that_ends_with_it(tmp_path: Path):

@@ -19,7 +19,7 @@ from safe_ray.config import (
     validate,
 )
 from safe_ray.errors import InputError
-from safe_ray.specs import Task
+from safe_ray.specs import NodeShape, Task
 
 
 @pytest.fixture
@@ -158,6 +158,40 @@ def test_a_storage_at_a_uri_is_refused_from_the_environment_too(
     monkeypatch.setenv("SAFE_RAY_STORAGE", "s3://bucket/safe")
     with pytest.raises(InputError, match=r"^storage=s3://bucket/safe is not a folder"):
         load_config(["backbone=tiny", "tasks.datasets=[shapes]"], tiny_config_dir)
+
+
+def test_a_ceiling_is_a_list_of_shapes_with_sizes_as_people_write_them(load):
+    config = load(
+        "cluster.ceiling=[{nodes: 4, cpus: 8, gpus: 1, memory: 64GiB}, {nodes: 2, cpus: 3.5}]"
+    )
+    assert [shape.spec() for shape in config.cluster.ceiling] == [
+        NodeShape(4, 8.0, 1.0, 64 * 2**30),
+        NodeShape(2, 3.5),
+    ]
+    assert load().cluster.ceiling == ()
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [("512Mi", 2**29), ("512MiB", 2**29), ("2G", 2 * 10**9), ("1.5GB", 15 * 10**8), (2**30, 2**30)],
+)
+def test_memory_is_read_as_kubernetes_reads_it(load, written: object, size: int):
+    config = load(f"cluster.ceiling=[{{nodes: 1, cpus: 1, memory: {written}}}]")
+    assert config.cluster.ceiling[0].memory == size
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("4", "cluster.ceiling is 4, and must be a list of {nodes, cpus, gpus, memory}."),
+        ("[{nodes: 4}]", "cluster.ceiling[0].cpus is missing: it must be a number above 0."),
+        ("[{nodes: 0, cpus: 8}]", "cluster.ceiling[0].nodes is 0, and must be an integer of at"),
+        ("[{nodes: 1, cpus: 8, cpu: 8}]", "cluster.ceiling[0] has no setting 'cpu' (did you mean"),
+        ("[{nodes: 1, cpus: 8, memory: lots}]", "cluster.ceiling[0].memory is 'lots', and must be"),
+    ],
+)
+def test_a_ceiling_that_is_none_is_refused_in_its_place(load, value: str, said: str):
+    assert refusal(load, f"cluster.ceiling={value}").startswith(said)
 
 
 def written_to(config_dir: Path, *overrides: str) -> tuple[Path, Path, str]:

@@ -89,9 +89,11 @@ def test_each_node_is_asked_what_it_sees(machines: Machines):
     code = (
         "import json, sys, ray\n"
         "from pathlib import Path\n"
-        "from safe_ray.visibility import look\n"
+        "from safe_ray.visibility import light, look, put_out\n"
         f"for folders in ([{str(machines.home)!r}], [{str(machines.local)!r}], ['/dev/shm']):\n"
-        "    sight = look([Path(folder) / 'new' for folder in folders], ray.nodes())\n"
+        "    beacon = light([Path(folder) / 'new' for folder in folders])\n"
+        "    sight = look(beacon, ray.nodes())\n"
+        "    put_out(beacon)\n"
         "    said.append([[n['Resources'].get('CPU', 0) for n in sight.seeing],\n"
         "                 [reason for _, reason in sight.blind]])\n"
         "print(json.dumps(said))\n"

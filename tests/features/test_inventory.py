@@ -277,3 +277,53 @@ def test_progress_reaches_the_total(tmp_path: Path) -> None:
         image_table(images(6)), tmp_path / "cache.arrow", progress=lambda *at: seen.append(at)
     )
     assert seen[-1] == (6, 6, 0.0)
+
+
+@pytest.mark.parametrize("known", [0, 3, 70, 150])
+def test_images_that_others_decode_come_to_the_same_inventory(
+    make_table, tmp_path: Path, known: int
+) -> None:
+    contents = images(150)
+    contents[5], contents[80] = b"no image", contents[2]
+    table = make_table(contents)
+    if "file" in table.column_names:
+        Path(table["file"][100].as_py()).unlink()
+    caches = [tmp_path / f"cache-{where}.arrow" for where in ("here", "there")]
+    if known:
+        for cache in caches:
+            take_inventory(table.slice(0, known), cache, skip_bad=True)
+    handed_out: list[int] = []
+
+    def spread(work, items):
+        for item in items:
+            handed_out.append(len(item))
+            yield work(item)
+
+    here, there = (
+        take_inventory(table, cache, skip_bad=True, spread=how)
+        for cache, how in zip(caches, (None, spread), strict=True)
+    )
+    assert there.table.equals(here.table)
+    assert there.bad == here.bad
+    assert all(0 < count <= 64 for count in handed_out)
+    again = take_inventory(table, caches[1], skip_bad=True, spread=spread)
+    assert again.table.equals(here.table)
+    assert again.checked == len([reason for _, reason in here.bad if "No such file" not in reason])
+
+
+def test_images_that_are_not_seen_where_they_are_decoded_are_not_bad(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    table = file_table(folder, images(3))
+
+    def spread(work, items):
+        for item in items:
+            folder.rename(tmp_path / "hidden")
+            answer = work(item)
+            (tmp_path / "hidden").rename(folder)
+            yield answer
+
+    with pytest.raises(InputError) as caught:
+        take_inventory(table, tmp_path / "cache.arrow", skip_bad=True, spread=spread)
+    assert str(folder / "00.png") in str(caught.value)
+    assert "keep images where every node sees them" in str(caught.value)

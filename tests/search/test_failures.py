@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import resource
 import subprocess
 import sys
@@ -12,14 +13,17 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from ray.exceptions import RayTaskError
+from hypothesis import given
+from hypothesis import strategies as st
+from ray.exceptions import RayActorError, RayTaskError
 from ray.train.v2.api.exceptions import WorkerGroupError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from safe_ray.errors import InputError
+from safe_ray.errors import BlindNodeError, InputError
 from safe_ray.files import write_atomically
-from safe_ray.search.failures import Failure, death_of, failure_of
+from safe_ray.search.failures import Attempts, Failure, Kind, death_of, failure_of
+from safe_ray.training.distributed import LostNodeError
 
 
 def raised(number: int) -> OSError:
@@ -116,10 +120,51 @@ def test_anything_else_is_its_own_first_line() -> None:
 
 
 def test_how_a_process_died_is_read_from_what_ray_says() -> None:
-    assert death_of("The actor is dead because its node has died.").reason == "its node died"
+    lost = death_of("The actor is dead because its node has died.")
+    assert lost == Failure("node", "its node died")
+    assert not lost.counts
     assert death_of("Worker exits with a connection error code 2.").reason == "its process died"
     assert death_of("killed due to the node running low on memory").kind == "memory"
     assert death_of("").kind == "died"
+    assert death_of("").counts
+
+
+def test_a_worker_whose_node_is_gone_is_known_among_the_others_that_fail_for_it() -> None:
+    others = RuntimeError("Connection closed by peer")
+    gone = RayActorError("0123", "The actor died because its node has died. Node Id: 0123")
+    assert failure_of(WorkerGroupError("2 failed", {0: others, 1: gone})).kind == "node"
+    assert failure_of(WorkerGroupError("1 failed", {0: others})).kind == "error"
+    assert failure_of(LostNodeError("a node has gone")).kind == "node"
+
+
+def test_a_node_that_does_not_see_the_storage_is_named_through_every_wrapping() -> None:
+    blind = BlindNodeError("10.0.0.7", "/storage: No such file or directory", "abc")
+    for error in (
+        blind,
+        RayTaskError("train", "Traceback", blind).as_instanceof_cause(),
+        WorkerGroupError("rank 1 failed", {1: pickle.loads(pickle.dumps(blind))}),
+    ):
+        failure = failure_of(error)
+        assert (failure.kind, failure.node) == ("blind", "abc")
+        assert "10.0.0.7 does not see the storage" in failure.reason
+        assert "abc" not in failure.reason
+        assert not failure.is_final
+        assert not failure.counts
+    # All that Tune keeps of a trial that could report nothing is a text.
+    assert death_of(f"Failure # 1\nTraceback\n  BlindNodeError: {blind}\n").node == "abc"
+
+
+@given(
+    kinds=st.lists(st.sampled_from(["error", "died", "memory", "node"]), max_size=20),
+    most=st.integers(0, 4),
+)
+def test_a_bank_is_tried_again_until_its_own_failures_are_too_many(
+    kinds: list[Kind], most: int
+) -> None:
+    attempts = Attempts()
+    again = [attempts.again(Failure(kind, ""), most) for kind in kinds]
+    own = [sum(kind != "node" for kind in kinds[: i + 1]) for i in range(len(kinds))]
+    assert again == [failed <= most for failed in own]
 
 
 def test_a_failure_survives_the_way_to_the_driver() -> None:

@@ -17,6 +17,7 @@ from safe_ray.search.failures import Failure
 from safe_ray.search.searcher import (
     FAILURE,
     JOB,
+    SELECTOR,
     BankSearcher,
     SearchOptions,
     Study,
@@ -272,14 +273,68 @@ def test_a_folder_that_cannot_be_written_ends_the_search(tmp_path: Path) -> None
     assert str(tmp_path / "banks") in search.stopped.reason
 
 
-def test_a_trial_is_given_up_with_its_last_failure(
+def fail(search: BankSearcher, trial: str, failure: Failure | None) -> BankJob:
+    """Hand out the next bank, and let it fail: with what the trial reports, or without a word."""
+    job = BankJob.from_json(search.suggest(trial)["job"])
+    if failure is not None:
+        search.on_trial_result(trial, {FAILURE: failure.to_json()})
+    search.on_trial_complete(trial, error=True)
+    return job
+
+
+def test_a_bank_is_tried_as_often_as_was_asked_for_and_given_up_with_its_last_failure(
     tmp_path: Path,
 ) -> None:
-    search = searcher(tmp_path)
-    task_id = search.suggest("trial-0")["job"]["task_id"]
-    search.on_trial_result("trial-0", {FAILURE: Failure("error", "first").to_json()})
+    search = searcher(tmp_path, max_failures=2)
     died = Failure("died", "its process died")
-    assert search.on_retry("trial-0", died).reason == "first"
-    assert search.on_retry("trial-0", died) == died
-    search.on_trial_complete("trial-0", error=True)
-    assert search.given_up[StudyId(task_id, "safe")] == {0: died}
+    search.death = lambda trial_id: died
+    jobs = [fail(search, f"t{i}", f) for i, f in enumerate([Failure("error", "no"), None, None])]
+    assert jobs[0] == jobs[1] == jobs[2]
+    assert search.given_up[study_of(jobs[0])] == {0: died}
+    assert BankJob.from_json(search.suggest("t3")["job"]).task_id != jobs[0].task_id
+
+
+def test_a_node_that_is_lost_does_not_count(tmp_path: Path) -> None:
+    said: list[str] = []
+    search = BankSearcher(
+        tmp_path, studies_of(TASKS[:1]), options(), lambda job, outcome: None, say=said.append
+    )
+    lost = Failure("node", "its node died")
+    first = fail(search, "t0", lost)
+    assert [fail(search, f"t{i}", lost) for i in range(1, 15)] == [first] * 14
+    assert not search.given_up
+    assert len(said) == 15
+    assert said[0] == (
+        f"{first.name}: its node died; it is tried again from its last checkpoint (this is no "
+        "failure of its own)."
+    )
+    # One that outlives no node may be what ends them.
+    for i in range(15, 21):
+        fail(search, f"t{i}", lost)
+    assert search.given_up[study_of(first)] == {0: lost}
+
+
+def test_a_node_that_does_not_see_the_storage_is_left_out_of_what_follows(tmp_path: Path) -> None:
+    search = searcher(tmp_path)
+    left_out: list[str] = []
+    search.on_blind = left_out.append
+    search.selector = lambda: {"without": ",".join(left_out)}
+    first = search.suggest("t0")
+    blind = Failure("blind", "the node 10.0.0.7 does not see the storage", "abc")
+    search.death = lambda trial_id: blind
+    search.on_trial_complete("t0", error=True)
+    again = search.suggest("t1")
+    assert again["job"] == first["job"]
+    assert (first[SELECTOR], again[SELECTOR]) == ({"without": ""}, {"without": "abc"})
+    assert not search.given_up
+
+
+def test_no_search_is_over_while_a_bank_that_may_fail_is_in_training(tmp_path: Path) -> None:
+    search = searcher(tmp_path, tasks=TASKS[:1], candidates=2, max_failures=1)
+    job = BankJob.from_json(search.suggest("t0")["job"])
+    assert search.suggest("t1") is None
+    search.on_trial_complete("t0", error=True)
+    assert BankJob.from_json(search.suggest("t1")["job"]) == job
+    finish(job)
+    search.on_trial_complete("t1")
+    assert search.suggest("t2") == Searcher.FINISHED

@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.train import TrainingFailedError
 
 from safe_ray.heads.artifact import load_head
 from safe_ray.training.distributed import DataParallel, shard_edges, train_with_workers
@@ -152,13 +153,16 @@ def test_two_workers_train_the_single_workers_heads(tmp_path: Path, pin: str) ->
     alone = write_task(tmp_path / "one")
     run_bank(alone, device())
     job = write_task(tmp_path / "two", pin=pin, map_budget=2**20)
-    train_with_workers(job, 2, RESOURCES, threads=1, max_failures=0)
+    train_with_workers(job, 2, RESOURCES, threads=1)
     assert_same_heads(job, alone)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_worker_that_dies_is_replaced_and_training_goes_on(tmp_path: Path) -> None:
+def test_a_worker_that_dies_ends_the_training_which_goes_on_when_it_is_tried_again(
+    tmp_path: Path,
+) -> None:
+    """Who calls decides whether it is, so that failures are counted in one place."""
     candidates = ({"lr": 1e-4, "weight_decay": 0.01, "epochs": 400},)
     alone = replace(write_task(tmp_path / "one"), candidates=candidates)
     run_bank(alone, device())
@@ -178,8 +182,11 @@ def test_a_worker_that_dies_is_replaced_and_training_goes_on(tmp_path: Path) -> 
 
     killer = threading.Thread(target=kill_a_worker)
     killer.start()
-    train_with_workers(job, 2, RESOURCES, threads=1, max_failures=2)
+    with pytest.raises(TrainingFailedError):
+        train_with_workers(job, 2, RESOURCES, threads=1)
     killer.join()
     assert killed, "no worker was found to kill"
+    assert (job.folder / CHECKPOINT).exists()
+    train_with_workers(job, 2, RESOURCES, threads=1)
     assert (job.folder / OUTCOME).exists()
     assert_same_heads(job, alone)
