@@ -41,7 +41,7 @@ def definition(kind: str) -> bytes:
 def schema(kind: str, version: str = "v1") -> Schema:
     """Return the schema of a version of a kind."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    versions = yaml.load(definition(kind), Loader=loader)["spec"]["versions"]  # noqa: S506
+    versions = yaml.load(definition(kind), Loader=loader)["spec"]["versions"]
     return next(one for one in versions if one["name"] == version)["schema"]["openAPIV3Schema"]
 
 
@@ -113,7 +113,10 @@ def _repeated(known: Schema, value: Any, path: str) -> Iterator[str]:
 def _rules(known: Schema, value: Any, path: str) -> Iterator[str]:
     for rule in known.get("x-kubernetes-validations", ()):
         # What compares with the value before has nothing to say when an object is created.
-        if "oldSelf" not in rule["rule"] and cel.evaluate(rule["rule"], {"self": value}) is not True:
+        if (
+            "oldSelf" not in rule["rule"]
+            and cel.evaluate(rule["rule"], {"self": value}) is not True
+        ):
             yield f"{path}: {rule.get('message', rule['rule'])}"
     for inner, item, where in _children(known, value, path):
         yield from _rules(inner, item, where)

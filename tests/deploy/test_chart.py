@@ -144,7 +144,7 @@ def test_a_retry_goes_on_with_the_same_sweep(name: str):
     (job,) = of_kind(rendered(name), "RayJob")
     words = job["spec"]["entrypoint"].split()
     wanted = values_of(name)["sweep"].get("name", "first")
-    assert words[:6] == "python -m safe_ray.attempt python -m safe_ray.tune".split()
+    assert words[:6] == ["python", "-m", "safe_ray.attempt", "python", "-m", "safe_ray.tune"]
     assert [word for word in words if word.startswith("sweep=")] == [f"sweep={wanted}"]
     assert job["spec"]["backoffLimit"] >= 1
 

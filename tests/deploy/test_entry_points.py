@@ -65,7 +65,9 @@ def shapes(cluster: Manifest) -> list[dict]:
     return found
 
 
-@pytest.mark.parametrize("name", [n for n in VALUES if values_of(n).get("sweep", {}).get("enabled", True)])
+@pytest.mark.parametrize(
+    "name", [n for n in VALUES if values_of(n).get("sweep", {}).get("enabled", True)]
+)
 def test_the_entry_point_of_a_sweep_is_understood(name: str, tmp_path: Path):
     (job,) = of_kind(rendered(name), "RayJob")
     config = of_job(job).config(tmp_path)

@@ -21,15 +21,11 @@ def test_the_files_are_those_that_helm_renders(tmp_path: Path):
     assert kept == fresh, "run deploy/render"
 
 
-def test_kustomize_puts_another_image_and_namespace_into_them(tmp_path: Path):
+def test_kustomize_puts_another_image_and_namespace_into_them():
     """This is how somebody without helm brings their own registry."""
-    for name in ("kustomization.yaml", "cpu-small.yaml"):
-        folder = DEPLOY / ("rendered" if name == "cpu-small.yaml" else "kustomize")
-        (tmp_path / name).write_text((folder / name).read_text())
-    overlay = tmp_path / "kustomization.yaml"
-    overlay.write_text(overlay.read_text().replace("../rendered/", ""))
+    words = ["kustomize", "--load-restrictor", "LoadRestrictionsNone", str(DEPLOY / "kustomize")]
     done = subprocess.run(
-        [str(binary("kubectl")), "kustomize", str(tmp_path)],
+        [str(binary("kubectl")), *words],
         capture_output=True,
         text=True,
         timeout=120,

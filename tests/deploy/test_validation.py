@@ -165,7 +165,9 @@ def test_the_profile_refuses_what_a_namespace_would(container: dict, said: str):
     pod = altered()["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     pod["containers"][0]["securityContext"] |= container
     assert any(said in line for line in restricted.breaches(pod))
-    assert restricted.breaches({**pod, "hostNetwork": True, "volumes": [{"hostPath": {}, "name": "x"}]})
+    assert restricted.breaches(
+        {**pod, "hostNetwork": True, "volumes": [{"hostPath": {}, "name": "x"}]}
+    )
 
 
 def test_a_misspelt_field_of_kubernetes_is_refused():
