@@ -1,7 +1,7 @@
-"""`python -m safe_ray.attempt <command>`: one attempt of a RayJob, which KubeRay repeats if it fails.
+"""`python -m safe_ray.attempt <command>`: one attempt of a RayJob, which KubeRay may repeat.
 
 A command that is refused (exit status 2) would be refused again, each time after a new cluster has
-come up. KubeRay tries again what Ray calls FAILED, whatever the exit status. So the job of a refused
+come up. KubeRay repeats what Ray calls FAILED, whatever the exit status. So the job of a refused
 command is stopped from within: Ray then calls it STOPPED, and KubeRay leaves it at that.
 """
 
@@ -22,7 +22,7 @@ WAIT = 60.0
 
 
 def main(command: Sequence[str]) -> int:
-    """Run a command and return its exit status; stop the job that this process is of, if it is 2."""
+    """Run a command and return its exit status; if that is 2, stop this process's own Ray job."""
     if not command:
         print("usage: python -m safe_ray.attempt <command of a Ray job>", file=sys.stderr)
         return EXIT_INPUT
@@ -46,8 +46,8 @@ def main(command: Sequence[str]) -> int:
 def _stop(name: str) -> None:
     """Ask Ray to stop this process's own job, and wait for the signal."""
     print(
-        "safe_ray: the command was refused, and would be again; the job ends as STOPPED, so that it "
-        "is not tried again.",
+        "safe_ray: the command was refused, and would be again: the job ends as STOPPED, so that "
+        "it is not tried again.",
         flush=True,
     )
     from ray.job_submission import JobSubmissionClient
