@@ -28,7 +28,7 @@ HOME = "/home/ray"
 
 @dataclass(frozen=True)
 class Step:
-    """An instruction of a Dockerfile: its first word, and the rest as one line for a RUN's shell."""
+    """An instruction of a Dockerfile: its first word, and the rest in one line."""
 
     instruction: str
     rest: str
