@@ -76,7 +76,7 @@ class Built:
             env=_variables(self),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=250,
             check=False,
         )
 
