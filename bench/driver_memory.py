@@ -43,7 +43,7 @@ def search(tasks: int, plan: TrialPlan) -> float:
         sweep = Path(folder).resolve()
         searcher = made_up_search(sweep, tasks, _CANDIDATES, _BANK)
         before = kilobytes("VmRSS")
-        run_trials(searcher, plan, 1, 0, sweep, leave_outcome)
+        run_trials(searcher, plan, 1, sweep, leave_outcome)
         if not searcher.complete:
             raise SystemExit("the search did not end")
         return kilobytes("VmRSS") - before

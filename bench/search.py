@@ -179,7 +179,7 @@ def search_ours(
         ),
         on_bank,
     )
-    run_trials(searcher, sweep.plan, 1, 0, folder)
+    run_trials(searcher, sweep.plan, 1, folder)
     (outcomes,) = searcher.outcomes.values()
     return ends[-1] - began, outcomes
 

@@ -14,6 +14,22 @@ class InputError(Exception):
     """
 
 
+class BlindNodeError(InputError):
+    """A node does not see the folders that all work shares; the same work may go well elsewhere.
+
+    Args:
+        sentence: the message.
+        node: Ray's id of the node.
+    """
+
+    def __init__(self, sentence: str, node: str = "") -> None:
+        super().__init__(sentence, node)
+        self.node = node
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class DamagedFileError(InputError):
     """A file of the program's own holds something else than what was written: torn or altered."""
 

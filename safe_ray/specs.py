@@ -63,6 +63,23 @@ class DatasetSpec:
     source: str = ""
 
 
+@dataclass(frozen=True)
+class NodeShape:
+    """One kind of node that an autoscaler may bring, and at most how many of it.
+
+    Attributes:
+        nodes: how many of them there may be at once.
+        cpus: logical CPUs of each.
+        gpus: GPUs of each.
+        memory: bytes of memory of each; None if nobody has said.
+    """
+
+    nodes: int
+    cpus: float
+    gpus: float = 0.0
+    memory: int | None = None
+
+
 @dataclass(frozen=True, order=True)
 class Task:
     """One few-shot problem: a data set, a number of shots a class, and the seed of the episode."""

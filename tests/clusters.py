@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -35,8 +36,19 @@ class Head:
 
 
 @contextlib.contextmanager
-def running_head(environment: Mapping[str, str], cpus: int = 2) -> Iterator[Head]:
-    """Start a head node, and end it at the end of the block."""
+def running_head(
+    environment: Mapping[str, str],
+    cpus: int = 2,
+    brings: Mapping[str, tuple[int, Mapping[str, float]]] | None = None,
+) -> Iterator[Head]:
+    """Start a head node, and end it at the end of the block.
+
+    Args:
+        environment: of the head, over this process's own.
+        cpus: its logical CPUs.
+        brings: what its autoscaler may bring: the most nodes of each type, and what each has. Its
+            nodes are processes of this machine. An idle one goes after some seconds.
+    """
     port, dashboard, client, agent = free_ports(4)
     everything = {
         **{k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SAFE_RAY_"))},
@@ -54,11 +66,84 @@ def running_head(environment: Mapping[str, str], cpus: int = 2) -> Iterator[Head
             f"--ray-client-server-port={client}",
             f"--dashboard-agent-listen-port={agent}",
             f"--temp-dir={folder}",
+            "--object-store-memory=200000000",
         ]
+        if brings is not None:
+            config = Path(folder) / "autoscaler.json"
+            config.write_text(json.dumps(_autoscaler(f"127.0.0.1:{port}", brings)))
+            command.append(f"--autoscaling-config={config}")
+            everything |= _AUTOSCALER_ENVIRONMENT
         with _running(command, everything) as process:
             address = f"http://127.0.0.1:{dashboard}"
             _wait_for(f"{address}/api/version", process)
             yield Head(address, everything, f"127.0.0.1:{port}", folder)
+
+
+_HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
+_AUTOSCALER_ENVIRONMENT = {
+    "RAY_FAKE_CLUSTER": "1",
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    # The second version, which KubeRay's clusters run.
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": _HEAD_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID,
+}
+
+_COMMANDS = (
+    *("cluster_synced_files", "initialization_commands", "setup_commands"),
+    *("head_setup_commands", "worker_setup_commands"),
+    *("head_start_ray_commands", "worker_start_ray_commands"),
+)
+
+
+def _autoscaler(
+    address: str, brings: Mapping[str, tuple[int, Mapping[str, float]]]
+) -> dict[str, Any]:
+    """Return what `ray.cluster_utils.AutoscalingCluster` would write.
+
+    That class itself ends every Ray of the machine when it starts, and reads a file that Ray's
+    wheel does not have.
+    """
+    types: dict[str, Any] = {
+        name: {
+            "resources": {**has, "object_store_memory": 100_000_000},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": most,
+        }
+        for name, (most, has) in brings.items()
+    }
+    types["ray.head.default"] = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+    provider = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+    return {
+        "cluster_name": "test",
+        "max_workers": sum(most for most, _ in brings.values()),
+        "provider": {
+            "type": "external",
+            "module": provider,
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+            "launch_multiple": True,
+            "head_node_id": _HEAD_ID,
+            "gcs_address": address,
+        },
+        "available_node_types": types,
+        "head_node_type": "ray.head.default",
+        "idle_timeout_minutes": 0.1,
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        **dict.fromkeys(_COMMANDS, []),
+    }
+
+
+def live_nodes(head: Head) -> int:
+    """Return how many nodes a cluster has now, its head included."""
+    from ray._raylet import GcsClient
+
+    infos = GcsClient(head.address).get_all_node_info(timeout=30)
+    return sum(info.state == info.ALIVE for info in infos.values())
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from safe_ray.cluster.nodes import choose_nodes
 from safe_ray.cluster.resources import ClusterResources
 from safe_ray.errors import InputError
 from safe_ray.interruption import treat_sigterm_as_interrupt
+from safe_ray.specs import NodeShape
 
 _REACH_SECONDS = 5.0
 _LOCAL = "local"
@@ -34,7 +35,10 @@ def _address(address: str | None) -> str:
 
 
 def connect(
-    address: str | None, num_cpus: int | None, folders: Sequence[Path] = ()
+    address: str | None,
+    num_cpus: int | None,
+    folders: Sequence[Path] = (),
+    ceiling: Sequence[NodeShape] = (),
 ) -> ClusterResources:
     """Join a running Ray cluster, or start a local one, and return what it offers.
 
@@ -43,13 +47,25 @@ def connect(
         num_cpus: logical CPUs of a local Ray; None is all of this machine's.
         folders: what all work reads and writes. Nodes that do not see them as this process does get
             no work (see `working_nodes` and `label_selector`).
+        ceiling: what an autoscaler may bring, which counts as if it were there. One node of each
+            shape is waited for; they are held until `release_nodes`.
 
     Raises:
         InputError: there is no cluster at the address, none can be started here, or none of its
             nodes that have a CPU sees the folders.
     """
-    resources, _ = connect_beside(address, num_cpus, lambda: None, folders)
+    resources, _ = connect_beside(address, num_cpus, lambda: None, folders, ceiling)
     return resources
+
+
+def join(address: str | None, num_cpus: int | None) -> None:
+    """Do the first part of `connect`: be a driver of the cluster, and ask its nodes nothing yet.
+
+    Raises:
+        InputError: there is no cluster at the address, or none can be started here.
+    """
+    _prepare(_address(address))
+    _initialise(_address(address), num_cpus)
 
 
 def connect_beside(
@@ -57,6 +73,8 @@ def connect_beside(
     num_cpus: int | None,
     work: Callable[[], _Answer],
     folders: Sequence[Path] = (),
+    ceiling: Sequence[NodeShape] = (),
+    on_joined: Callable[[], None] = lambda: None,
 ) -> tuple[ClusterResources, _Answer]:
     """Do what `connect` does, and `work` in a thread meanwhile; return what both return.
 
@@ -65,10 +83,38 @@ def connect_beside(
     not import: two threads that import one package can meet it half made. What it writes on
     standard error is lost.
 
+    Args:
+        address: see `connect`.
+        num_cpus: see `connect`.
+        work: what is done meanwhile.
+        folders: see `connect`.
+        ceiling: see `connect`.
+        on_joined: called when Ray has started, before its nodes are asked or waited for.
+
     Raises:
         InputError: as `connect` does. What the work raises is raised when Ray has started.
     """
     address = _address(address)
+    if ceiling and address == _LOCAL:
+        raise InputError(
+            "cluster.ceiling is what an autoscaler may bring, and a local Ray has none: name a "
+            "running cluster with cluster.address or RAY_ADDRESS, or leave cluster.ceiling out."
+        )
+    _prepare(address)
+    with ThreadPoolExecutor(1, "beside-ray") as pool:
+        working = pool.submit(work)
+        _initialise(address, num_cpus)
+        on_joined()
+        resources = choose_nodes(folders, ceiling)
+        return resources, working.result()
+
+
+def _prepare(address: str) -> None:
+    """Import Ray, with its settings as they must be.
+
+    Raises:
+        InputError: nobody answers at the address.
+    """
     # The environment is set while no other thread reads it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's core writes its worries about its own internals straight to the terminal.
@@ -83,11 +129,6 @@ def connect_beside(
 
     if not ray.is_initialized():
         _reread_environment()
-    with ThreadPoolExecutor(1, "beside-ray") as pool:
-        working = pool.submit(work)
-        _initialise(address, num_cpus)
-        resources = choose_nodes(folders)
-        return resources, working.result()
 
 
 def _initialise(address: str, num_cpus: int | None) -> None:

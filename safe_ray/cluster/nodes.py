@@ -2,81 +2,175 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safe_ray.cluster.resources import ClusterResources, Node
+from safe_ray.cluster.holding import Hold
+from safe_ray.cluster.resources import ClusterResources, Node, is_like, up_to_ceiling
 from safe_ray.errors import InputError
-from safe_ray.visibility import Sight, look
+from safe_ray.specs import NodeShape
+from safe_ray.visibility import Beacon, Sight, light, look, put_out
 
 # Whether a task that reserves no GPU is kept from seeing any.
 _HIDES_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
 _Answer = TypeVar("_Answer")
 
-# Ids of the nodes that may do work, where these are not all. It belongs to the cluster that this
-# process has joined, and of those there is one at a time.
-_only: frozenset[str] = frozenset()
+
+class _Joined:
+    """What this process knows of the cluster that it has joined; of those there is one at a time.
+
+    Attributes:
+        blind: ids of the nodes that may do no work.
+        ceiling: what an autoscaler may bring.
+        beacon: by which processes on nodes that join later know that they see the storage.
+        hold: keeps the nodes that were waited for until the work is planned.
+    """
+
+    def __init__(self, ceiling: Sequence[NodeShape] = ()) -> None:
+        self.blind: frozenset[str] = frozenset()
+        self.ceiling = tuple(ceiling)
+        self.beacon: Beacon | None = None
+        self.hold = Hold()
 
 
-def choose_nodes(folders: Sequence[Path]) -> ClusterResources:
+_joined = _Joined()
+
+
+def expect(ceiling: Sequence[NodeShape]) -> None:
+    """Let what an autoscaler may bring count, before its nodes are chosen."""
+    _joined.ceiling = tuple(ceiling)
+
+
+def choose_nodes(folders: Sequence[Path], ceiling: Sequence[NodeShape] = ()) -> ClusterResources:
     """Decide which nodes of the cluster do the work, and return what they offer.
+
+    With a ceiling, one node of each shape is waited for, so that what all of its like offer and see
+    is known before there is work. They are held until `release_nodes`.
+
+    Args:
+        folders: what all work reads and writes.
+        ceiling: what an autoscaler may bring; empty if what is there counts.
 
     Raises:
         InputError: no node that has a CPU sees the folders, or Ray offers GPUs that torch does not
             find.
     """
-    global _only
-    _only = frozenset()
+    global _joined
+    _forget()
+    _joined = _Joined(ceiling)
+    if ceiling:
+        _joined.hold.one_of_each(ceiling, lambda: [_node(entry) for entry in working_nodes()])
     nodes, remark = working_nodes(), ""
-    if folders and len(nodes) > 1:
-        sight = look(folders, nodes)
-        useful = any(node["Resources"].get("CPU", 0.0) > 0 for node in sight.seeing)
-        if sight.blind and not useful:
-            raise InputError(
-                f"No node of the Ray cluster that has a CPU sees {folders[0]} as this process does "
-                f"({_reasons(sight)}): name a folder on storage that all nodes share with "
-                "storage=<folder> or SAFE_RAY_STORAGE."
-            )
-        if sight.blind:
-            _only = frozenset(node["NodeID"] for node in sight.seeing)
-            remark = (
-                f"{len(sight.blind)} of {len(nodes)} nodes do not see {folders[0]} as this one "
-                f"does ({_reasons(sight)}), and get no work; they would with a folder that all "
-                "nodes share (storage=<folder> or SAFE_RAY_STORAGE)."
-            )
-    return replace(_offered(working_nodes()), remark=remark)
+    if folders and (len(nodes) > 1 or ceiling):
+        _joined.beacon = light(folders)
+        atexit.register(_forget)
+        remark = _leave_out_blind(look(_joined.beacon, nodes), folders[0])
+    return _offered(remark)
+
+
+def _leave_out_blind(sight: Sight, folder: Path) -> str:
+    """Leave out the nodes that do not see the storage, and their shapes, and say so."""
+    if not sight.blind:
+        return ""
+    seeing = [_node(entry) for entry in sight.seeing if _has_cpu(entry)]
+    if not seeing:
+        raise InputError(
+            f"No node of the Ray cluster that has a CPU sees {folder} as this process does "
+            f"({_reasons(sight)}): name a folder on storage that all nodes share with "
+            "storage=<folder> or SAFE_RAY_STORAGE."
+        )
+    _joined.blind = frozenset(entry["NodeID"] for entry, _ in sight.blind)
+    unseen = [_node(entry) for entry, _ in sight.blind]
+    _joined.ceiling = tuple(
+        shape
+        for shape in _joined.ceiling
+        if any(is_like(node, shape) for node in seeing)
+        or not any(is_like(node, shape) for node in unseen)
+    )
+    count = len(sight.blind) + len(sight.seeing)
+    return (
+        f"{len(sight.blind)} of {count} nodes do not see {folder} as this one does "
+        f"({_reasons(sight)}), and get no work; they would with a folder that all nodes share "
+        "(storage=<folder> or SAFE_RAY_STORAGE)."
+    )
 
 
 def _reasons(sight: Sight, shown: int = 3) -> str:
-    some = [f"{address}: {reason}" for address, reason in sight.blind[:shown]]
+    some = [f"{node['NodeManagerAddress']}: {reason}" for node, reason in sight.blind[:shown]]
     more = len(sight.blind) - shown
     return "; ".join([*some, *([f"and {more} more"] if more > 0 else [])])
+
+
+def leave_out(node: str) -> None:
+    """Keep all further work from a node, given by Ray's id of it."""
+    _joined.blind |= {node}
+
+
+def release_nodes() -> None:
+    """Let go of the nodes that were waited for: from now on the work itself keeps them."""
+    _joined.hold.release()
+
+
+def _forget() -> None:
+    if _joined.beacon is not None:
+        put_out(_joined.beacon)
+        _joined.beacon = None
+
+
+def beacon() -> dict[str, Any] | None:
+    """Return what work gives to `visibility.check_sight`, as JSON; None on a single machine."""
+    return None if _joined.beacon is None else _joined.beacon.to_json()
+
+
+def is_elastic() -> bool:
+    """Whether an autoscaler may bring nodes."""
+    return bool(_joined.ceiling)
 
 
 def working_nodes() -> list[dict[str, Any]]:
     """Return the entries of `ray.nodes()` of the live nodes that may do work."""
     import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    return [node for node in nodes if not _only or node["NodeID"] in _only]
+    return [n for n in ray.nodes() if n["Alive"] and n["NodeID"] not in _joined.blind]
+
+
+def planned_nodes() -> tuple[Node, ...]:
+    """Return the nodes to plan for: those that may do work, and those that may still come."""
+    there = [_node(entry) for entry in working_nodes() if _has_cpu(entry)]
+    return up_to_ceiling(there, _joined.ceiling)
 
 
 def label_selector() -> dict[str, str]:
-    """Return what keeps tasks, actors and placement groups on the nodes that may do work.
+    """Return what keeps tasks, actors and placement groups off the nodes that may do no work.
 
-    It is empty if all may, those too that join later.
+    It is empty if all may. It says nothing of nodes that join later.
     """
-    return {"ray.io/node-id": f"in({','.join(sorted(_only))})"} if _only else {}
+    return {"ray.io/node-id": f"!in({','.join(sorted(_joined.blind))})"} if _joined.blind else {}
 
 
-def _offered(nodes: Sequence[Mapping[str, Any]]) -> ClusterResources:
-    useful = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0.0) > 0]
-    offered = tuple(
-        Node(r.get("CPU", 0.0), r.get("GPU", 0.0), r.get("memory", 0.0))
-        for r in (node["Resources"] for node in useful)
-    )
+def works_here() -> bool:
+    """Whether this process's own node offers CPUs, so that work of this process's has some."""
+    import ray
+
+    if not ray.is_initialized():
+        return True
+    here = ray.get_runtime_context().get_node_id()
+    return any(entry["NodeID"] == here and _has_cpu(entry) for entry in ray.nodes())
+
+
+def _has_cpu(entry: Mapping[str, Any]) -> bool:
+    return bool(entry["Resources"].get("CPU", 0.0) > 0)
+
+
+def _node(entry: Mapping[str, Any]) -> Node:
+    offered = entry["Resources"]
+    return Node(offered.get("CPU", 0.0), offered.get("GPU", 0.0), offered.get("memory", 0.0))
+
+
+def _offered(remark: str) -> ClusterResources:
+    useful = [entry for entry in working_nodes() if _has_cpu(entry)]
     with_gpus = [node for node in useful if node["Resources"].get("GPU", 0.0) > 0]
     memories = ask_nodes(_gpu_memory, with_gpus)
     for node, memory in zip(with_gpus, memories, strict=True):
@@ -86,8 +180,10 @@ def _offered(nodes: Sequence[Mapping[str, Any]]) -> ClusterResources:
                 "there: install a torch that is built for them on every node, or start that node "
                 "with --num-gpus=0."
             )
+    nodes = up_to_ceiling([_node(entry) for entry in useful], _joined.ceiling)
     # A trial may be placed on any of them.
-    return ClusterResources(offered, float(min(memories, default=0)))
+    smallest = float(min(memories, default=0))
+    return ClusterResources(nodes, smallest, remark, len(nodes) - len(useful))
 
 
 def ask_nodes(ask: Callable[[], _Answer], nodes: Sequence[Mapping[str, Any]]) -> list[_Answer]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from safe_ray.cluster.resources import ClusterResources, counted
+from safe_ray.cluster.resources import ClusterResources, Node, counted
 from safe_ray.errors import InputError
 
 # Ray's placement works in steps of 1/10000; what is below does not exist.
@@ -71,10 +72,7 @@ def plan_trials(
         InputError: the workers of one trial do not fit; it names what there is and what is missing.
             Or a part of a GPU is asked for that no worker can have.
     """
-    if resources.cpus < _EPSILON:
-        raise InputError(
-            "The Ray cluster has no CPU: start its nodes with --num-cpus of 1 or more."
-        )
+    check_cpus(resources.nodes)
     gpus = gpus_per_worker if gpus_per_worker != "auto" else float(resources.gpus >= 1)
     _check_shares(workers, gpus)
     overhead = _NESTED_TRIAL_CPUS + _READING_CPUS if workers > 1 else 0.0
@@ -98,6 +96,23 @@ def plan_trials(
         memory=_memory(resources, cpus, gpus),
         host_memory=_host_memory(resources, cpus) if gpus > 0 else 0,
     )
+
+
+def check_cpus(nodes: Sequence[Node]) -> None:
+    """Check that there is anything to compute with.
+
+    Args:
+        nodes: that are there, or may still come.
+
+    Raises:
+        InputError: none of them has a CPU.
+    """
+    if sum(node.cpus for node in nodes) < _EPSILON:
+        raise InputError(
+            "The Ray cluster has no CPU: start its nodes with --num-cpus of 1 or more; or, if an "
+            "autoscaler brings them when they are needed, say what it may bring with "
+            "cluster.ceiling, such as 'cluster.ceiling=[{nodes: 4, cpus: 8}]'."
+        )
 
 
 def _check_shares(workers: int, gpus: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,7 +70,7 @@ def _sentence(error: ValidationError, root: type[Group]) -> str:
         if path in found and kind != "value_error":
             continue
         if kind == "extra_forbidden":
-            where = ".".join(str(part) for part in problem["loc"][:-1])
+            where = path.rpartition(".")[0]
             key = str(problem["loc"][-1])
             prefix = f"{where} has" if where else "There is"
             found[path] = f"{prefix} no setting {key!r}{_hint(key, known)}"
@@ -95,17 +96,32 @@ def _locate(loc: tuple[int | str, ...], root: type[Group]) -> tuple[str, str, li
     """Return a wrong setting's dotted path, its type in words, and its siblings' names."""
     model: type[Group] = root
     path: list[str] = []
+    kind = "a group of settings"
     for part in loc:
+        if isinstance(part, int) and path:
+            path[-1] += f"[{part}]"
+            kind = spell(model)
+            continue
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
         path.append(str(part))
         field = fields.get(str(part))
         if field is None:
             return ".".join(path), "", list(fields)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Group):
-            model = field.annotation
+        inner = _group_in(field.annotation)
+        if inner is not None:
+            model = inner
+            listed = typing.get_origin(field.annotation) is tuple
+            kind = spell(field.annotation) if listed else kind
             continue
         return ".".join(path), spell(field.annotation, list(field.metadata)), list(fields)
-    return ".".join(path), "a group of settings", list(model.model_fields)
+    return ".".join(path), kind, list(model.model_fields)
+
+
+def _group_in(annotation: Any) -> type[Group] | None:
+    """Return the group of settings that a field holds, itself or in a list."""
+    if typing.get_origin(annotation) is tuple:
+        annotation = typing.get_args(annotation)[0]
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Group) else None
 
 
 def show(value: Any) -> str:

@@ -53,11 +53,24 @@ def _local_folder(value: Any) -> Any:
     return resolve_path(value) if value else value
 
 
+def _bytes(value: Any) -> Any:
+    """Return a number of bytes; 64GiB, 64Gi, 64GB and 64G are read as Kubernetes reads them."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", value.strip(), re.IGNORECASE)
+    if found is None:
+        raise ValueError(f"is {value!r}, and must be bytes, or a size such as 64GiB or 512MiB")
+    unit = (found[2] or "").upper()
+    base = 1024 if unit.endswith("I") else 1000
+    return int(float(found[1]) * base ** (" KMGT".index(unit[0]) if unit else 0))
+
+
 PositiveInt = Annotated[int, Strict(), Field(ge=1)]
 NaturalInt = Annotated[int, Strict(), Field(ge=0)]
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]
 PositiveNumber = Annotated[float, Strict(), Field(gt=0)]
 NaturalNumber = Annotated[float, Strict(), Field(ge=0)]
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=2**20)]
 Fraction = Annotated[float, Strict(), Field(ge=0, lt=1)]
 Flag = Annotated[bool, Strict()]
 Name = Annotated[str, AfterValidator(_safe_name)]

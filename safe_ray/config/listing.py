@@ -69,6 +69,8 @@ def spell(annotation: Any, metadata: Sequence[Any] = (), plural: bool = False) -
         return f"a list of {spell(typing.get_args(annotation)[0], (), plural=True)}"
     if annotation in (FloatRange, IntRange):
         return "{low, high, log}"
+    if isinstance(annotation, type) and issubclass(annotation, Group):
+        return f"{{{', '.join(annotation.model_fields)}}}"
     if annotation is type(None):
         return "null"
     one, many = {

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict, model_valid
 
 from safe_ray.config.fields import (
     Auto,
+    Bytes,
     Flag,
     FloatRange,
     Folder,
@@ -32,7 +33,7 @@ from safe_ray.config.fields import (
     without_repeats,
 )
 from safe_ray.files import PACKAGE_SCHEME, names_file, resolve_path
-from safe_ray.specs import BackboneSpec, DatasetSpec, Metric, Task
+from safe_ray.specs import BackboneSpec, DatasetSpec, Metric, NodeShape, Task
 
 
 class BackboneConfig(Group):
@@ -333,6 +334,19 @@ class TrackingConfig(Group):
     )
 
 
+class ShapeConfig(Group):
+    """One kind of node that an autoscaler may bring."""
+
+    nodes: PositiveInt
+    cpus: PositiveNumber
+    gpus: NaturalInt = 0
+    memory: Bytes | None = None
+
+    def spec(self) -> NodeShape:
+        """Return the value that travels."""
+        return NodeShape(self.nodes, self.cpus, float(self.gpus), self.memory)
+
+
 class ClusterConfig(Group):
     """Which Ray cluster does the work."""
 
@@ -341,6 +355,12 @@ class ClusterConfig(Group):
     )
     num_cpus: PositiveInt | None = Field(
         description="CPUs of the local cluster; null is all of this machine's."
+    )
+    ceiling: tuple[ShapeConfig, ...] = Field(
+        default=(),
+        description="What an autoscaler may bring, all nodes with CPUs counted: at most so many "
+        "nodes with so many cpus, gpus and so much memory each (optional, such as 64GiB); without "
+        "it, what is there counts.",
     )
     slow_precision: Flag = Field(
         description="Compute in bf16 or fp16 on a CPU that has no instructions for it, too, many "

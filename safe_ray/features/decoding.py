@@ -9,9 +9,12 @@ import pyarrow as pa
 
 from safe_ray.errors import InputError
 from safe_ray.features.inventory import sample_digest
+from safe_ray.visibility import check_sight
 
 
-def decode_views(chunk: pa.Table, preprocessing: dict[str, Any]) -> dict[str, np.ndarray]:
+def decode_views(
+    chunk: pa.Table, preprocessing: dict[str, Any], beacon: dict[str, Any] | None = None
+) -> dict[str, np.ndarray]:
     """Decode each image of `chunk` once and make the views that are wanted of it.
 
     Returns:
@@ -19,6 +22,7 @@ def decode_views(chunk: pa.Table, preprocessing: dict[str, Any]) -> dict[str, np
 
     Raises:
         InputError: a file is gone, is not an image, or changed since the inventory.
+        BlindNodeError: it cannot be read on a node that does not see the storage, either.
     """
     import torch
 
@@ -44,6 +48,7 @@ def decode_views(chunk: pa.Table, preprocessing: dict[str, Any]) -> dict[str, np
                 raise InputError(f"{name} changed while it was being read: run the command again.")
             image = decode_image(encoded)
         except OSError as error:
+            check_sight(beacon)
             raise InputError(
                 f"{name} cannot be read on the node that extracts it ({first_line(error)}): "
                 "keep images where every node sees them."

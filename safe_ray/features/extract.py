@@ -12,13 +12,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from safe_ray.cluster import label_selector, working_nodes
-from safe_ray.errors import InputError
+from safe_ray.cluster import (
+    Node,
+    beacon,
+    is_elastic,
+    label_selector,
+    leave_out,
+    planned_nodes,
+)
+from safe_ray.errors import BlindNodeError, InputError
 from safe_ray.features import plan
 from safe_ray.features.decoding import decode_views
 from safe_ray.features.folder import prepare_folder, remove_leftovers
@@ -41,6 +48,9 @@ from safe_ray.specs import BackboneSpec
 
 if TYPE_CHECKING:
     from safe_ray.backbones.openclip import Backbone
+
+
+_MOST_BLIND_NODES = 5
 
 
 @dataclass(frozen=True)
@@ -167,7 +177,22 @@ def extract(
     if rows:
         prepare_folder(store_root, rows * store.bytes_per_row)
         remove_leftovers(store.folder)
-        _run(requests, missing, rows, spec, backbone, store, options, progress)
+    blind = 0
+    while missing:
+        left = sum(len(row_views) for _, _, _, row_views in missing)
+        try:
+            _run(requests, missing, left, spec, backbone, store, options, progress)
+            missing = []
+        except BlindNodeError as error:
+            blind += 1
+            if blind > _MOST_BLIND_NODES:
+                raise
+            leave_out(error.node)
+            if say is not None:
+                say(f"{error}; the extraction goes on without it.")
+            store.refresh()
+            missing = missing_rows(store, wanted)
+    if rows:
         store.refresh()
     return ExtractionSummary(
         asked=asked,
@@ -195,10 +220,10 @@ def _run(
 
     from safe_ray.devices import device_of
 
-    nodes = [node["Resources"] for node in working_nodes()]
+    nodes = planned_nodes()
     # None if every node may do the work, as for Ray Data itself.
     selector = label_selector() or None
-    actor_plan = plan.plan_actors(nodes, options.actors)
+    actor_plan = plan.plan_actors([_resources(node) for node in nodes], options.actors)
     batch_size = options.batch_size
     if batch_size == "auto":
         batch_size = plan.plan_batch_size(backbone.preprocessing.size, actor_plan.gpus > 0)
@@ -212,14 +237,20 @@ def _run(
     store.write_key()
     # Ray's annotations know no function that takes keyword arguments.
     decode: Any = decode_views
-    with _quiet_ray_data(nodes if selector else ()):
+    most = min(actor_plan.actors, len(chunks))
+    # Ray Data brings actors one by one to where nodes may join, and takes them away from there.
+    size: dict[str, int] = {"min_size": 1, "max_size": most} if is_elastic() else {"size": most}
+    with _quiet_ray_data(nodes if selector or is_elastic() else ()):
         dataset = (
             ray.data.from_arrow(chunks)
             .map_batches(
                 decode,
                 batch_size=None,
                 batch_format="pyarrow",
-                fn_kwargs={"preprocessing": backbone.preprocessing.to_json()},
+                fn_kwargs={
+                    "preprocessing": backbone.preprocessing.to_json(),
+                    "beacon": beacon(),
+                },
                 num_cpus=actor_plan.decode_cpus,
                 label_selector=selector,
             )
@@ -228,7 +259,7 @@ def _run(
                 batch_size=rows_per_file,
                 batch_format="numpy",
                 compute=ray.data.ActorPoolStrategy(
-                    size=min(actor_plan.actors, len(chunks)),
+                    **size,
                     # One call writes its part while the other has the trunk.
                     max_concurrent_calls_per_actor=2,
                     enable_true_multi_threading=True,
@@ -241,6 +272,7 @@ def _run(
                     "batch_size": batch_size,
                     "threads": actor_plan.threads,
                     "device": str(device_of(actor_plan.gpus)),
+                    "beacon": beacon(),
                 },
                 num_cpus=actor_plan.cpus,
                 num_gpus=actor_plan.gpus or None,
@@ -267,10 +299,16 @@ def _consume(dataset: Any, rows: int, progress: Progress) -> None:
             first = began if first is None else min(first, began)
             progress(done, rows, (now - first) / done * (rows - done))
     except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, BlindNodeError):
+            raise BlindNodeError(str(error.cause).partition("\n")[0], error.cause.node) from None
         if isinstance(error.cause, InputError):
             # Ray Data adds lines about its retries; ours is the first.
             raise InputError(str(error.cause).partition("\n")[0]) from None
         raise
+
+
+def _resources(node: Node) -> dict[str, float]:
+    return {"CPU": node.cpus, "GPU": node.gpus}
 
 
 def _for_any_node(spec: BackboneSpec) -> BackboneSpec:
@@ -288,12 +326,13 @@ def _for_any_node(spec: BackboneSpec) -> BackboneSpec:
 
 
 @contextlib.contextmanager
-def _quiet_ray_data(only: Sequence[Mapping[str, float]]) -> Iterator[None]:
+def _quiet_ray_data(only: Sequence[Node]) -> Iterator[None]:
     """Keep Ray Data's bars and messages off the terminal; its log file still has them all.
 
     Args:
-        only: resources of the nodes that do the work, where these are not all. Ray Data counts on
-            no others then: what it put in line for them would wait in vain.
+        only: the nodes that do the work, or may come to do it, where these are not all that are
+            there. Ray Data counts on no others then: what it put in line for them would wait in
+            vain.
     """
     import ray.data
 
@@ -303,8 +342,8 @@ def _quiet_ray_data(only: Sequence[Mapping[str, float]]) -> Iterator[None]:
     context.print_on_execution_start = False
     if only:
         context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
-            cpu=sum(node.get("CPU", 0.0) for node in only),
-            gpu=sum(node.get("GPU", 0.0) for node in only),
+            cpu=sum(node.cpus for node in only),
+            gpu=sum(node.gpus for node in only),
         )
     # Otherwise an InputError raised on a worker arrives without its type.
     context.raise_original_map_exception = True

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -32,6 +33,15 @@ _SHOWN_BAD = 10
 _SHOWN_WARNED = 3
 _PROGRESS_INTERVAL_S = 0.2
 _REMOTE_WORKERS = 16
+_IMAGES_AT_ONCE = 64
+_ROWS_AT_ONCE = 4096
+
+Spread = Callable[
+    [Callable[[Sequence[ImageSource]], "list[_Finding]"], Iterable[Sequence[ImageSource]]],
+    Iterator["list[_Finding]"],
+]
+"""Calls a function with each of many items, elsewhere, and returns the answers in order."""
+
 _Stamp = tuple[str, int, int]
 
 
@@ -79,13 +89,26 @@ class _Finding:
     checked: bool = False
 
 
+@dataclass(frozen=True)
+class _Lookup:
+    """An image, its file's stamp, and what is known of it."""
+
+    source: ImageSource
+    stamp: _Stamp | None = None
+    finding: _Finding | None = None
+
+
 def sample_digest(encoded: bytes) -> str:
     """Return what names an image in the feature store, from its encoded bytes."""
     return sha256_hex(encoded, length=SAMPLE_DIGITS)
 
 
 def take_inventory(
-    table: pa.Table, cache: Path, skip_bad: bool = False, progress: Progress = no_progress
+    table: pa.Table,
+    cache: Path,
+    skip_bad: bool = False,
+    progress: Progress = no_progress,
+    spread: Spread | None = None,
 ) -> Inventory:
     """Digest and check every image of `table`.
 
@@ -96,12 +119,14 @@ def take_inventory(
             cannot be written, the next run checks everything again.
         skip_bad: leave bad images out instead of stopping.
         progress: called now and then, with rows.
+        spread: gives images that are not known to others to decode; None decodes them here.
 
     Raises:
         InputError: some image is missing, unreadable or not an image (the first ten are named),
-            and `skip_bad` is off; or none is sound.
+            and `skip_bad` is off; or none is sound; or one can be read here, and not where it is
+            decoded.
     """
-    findings = list(_examine(table, _read_cache(cache), progress))
+    findings = list(_examine(table, _read_cache(cache), progress, spread))
     paths = table.column("path").to_pylist()
     bad = tuple(
         (path, finding.reason)
@@ -135,6 +160,7 @@ def _examine(
     table: pa.Table,
     known: _Known,
     progress: Progress,
+    spread: Spread | None,
 ) -> Iterator[_Finding]:
     total = table.num_rows
     # Thousands of images share one tar, whose stamp a remote file system is asked for once.
@@ -148,8 +174,12 @@ def _examine(
 
     start = shown = time.monotonic()
     with ThreadPoolExecutor(_workers(table), "inventory") as pool:
-        # A window at a time: submitting all would hold every image of the table in memory.
-        for done, finding in enumerate(_windowed(pool, examine, image_sources(table)), 1):
+        if spread is not None:
+            findings = _examine_elsewhere(image_sources(table), known, shared_stamp, spread)
+        else:
+            # A window at a time: submitting all would hold every image of the table in memory.
+            findings = _windowed(pool, examine, image_sources(table))
+        for done, finding in enumerate(findings, 1):
             yield finding
             now = time.monotonic()
             if now - shown >= _PROGRESS_INTERVAL_S or done == total:
@@ -170,6 +200,87 @@ def _windowed(
             yield from pool.map(examine, window)
             window.clear()
     yield from pool.map(examine, window)
+
+
+def _examine_elsewhere(
+    sources: Iterable[ImageSource],
+    known: _Known,
+    get_stamp: Callable[[str], tuple[int, int]],
+    spread: Spread,
+) -> Iterator[_Finding]:
+    """Look up here what is known, and let others read and decode the rest, some images at once."""
+    waiting: deque[list[_Lookup]] = deque()
+    last: list[_Lookup] = []
+
+    def work() -> Iterator[list[ImageSource]]:
+        nonlocal last
+        for source in sources:
+            last.append(_look_up(source, get_stamp, known))
+            unknown = [row.source for row in last if row.finding is None]
+            if len(unknown) == _IMAGES_AT_ONCE or len(last) == _ROWS_AT_ONCE:
+                waiting.append(last)
+                last = []
+                if unknown:
+                    yield unknown
+        if any(row.finding is None for row in last):
+            waiting.append(last)
+            unknown, last = [row.source for row in last if row.finding is None], []
+            yield unknown
+
+    def settled() -> Iterator[_Finding]:
+        while waiting and all(row.finding is not None for row in waiting[0]):
+            yield from (row.finding for row in waiting.popleft() if row.finding is not None)
+
+    for answers in spread(examine_images, work()):
+        yield from settled()
+        found = iter(answers)
+        for row in waiting.popleft():
+            yield row.finding or _completed(row, next(found))
+    yield from settled()
+    yield from (row.finding for row in last if row.finding is not None)
+
+
+def _look_up(
+    source: ImageSource, get_stamp: Callable[[str], tuple[int, int]], known: _Known
+) -> _Lookup:
+    if source.file is None:
+        sample = sample_digest(source.read())
+        if sample not in known.samples:
+            return _Lookup(source)
+        return _Lookup(source, None, _Finding(sample, warning=known.samples[sample]))
+    assert source.name is not None
+    try:
+        size, changed = get_stamp(source.file)
+    except OSError as error:
+        return _Lookup(source, None, _Finding(reason=first_line(error)))
+    key = (source.name, size, changed)
+    if not changed or key not in known.files:
+        return _Lookup(source, key)
+    sample = known.files[key]
+    return _Lookup(source, key, _Finding(sample, key, warning=known.samples[sample]))
+
+
+def _completed(row: _Lookup, finding: _Finding) -> _Finding:
+    """Return what was found elsewhere, which must not differ from what is seen here."""
+    if finding.reason and not finding.sample:
+        with contextlib.suppress(OSError):
+            row.source.read()
+            raise InputError(
+                f"{row.source.name} can be read here, and not on the node that checks it "
+                f"({finding.reason}): keep images where every node sees them."
+            )
+    return replace(finding, stamp=row.stamp)
+
+
+def examine_images(sources: Sequence[ImageSource]) -> list[_Finding]:
+    """Read and decode images of which nothing is known, in this process."""
+    findings = []
+    for source in sources:
+        try:
+            findings.append(replace(_examine_bytes(source.read(), _Known({}, {})), checked=True))
+        except OSError as error:
+            findings.append(_Finding(reason=first_line(error)))
+    return findings
 
 
 def _workers(table: pa.Table) -> int:

@@ -12,6 +12,7 @@ from safe_ray.errors import InputError
 from safe_ray.features.memory import keep_freed_memory
 from safe_ray.features.parts import write_part
 from safe_ray.specs import BackboneSpec
+from safe_ray.visibility import check_sight
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,7 @@ class PartExtractor:
         batch_size: int,
         threads: int,
         device: str,
+        beacon: dict[str, Any] | None = None,
     ) -> None:
         import threading
 
@@ -44,6 +46,7 @@ class PartExtractor:
         keep_freed_memory()
         # Raised by the first call: an exception here would only say that the actor died.
         try:
+            check_sight(beacon)
             self._backbone = _load_trunk(BackboneSpec(**spec), trunk_digest, device, threads)
         except InputError as error:
             self._problem = error

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from safe_ray.errors import InputError
+from safe_ray.errors import BlindNodeError, InputError
 
-Kind = Literal["disk", "memory", "input", "error", "died"]
+Kind = Literal["disk", "memory", "input", "error", "died", "node", "blind"]
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Libraries written in other languages tell the operating system's reason in words only.
@@ -23,7 +23,12 @@ _MEMORY_WORDS = (
     "running low on memory",
     "memory pressure",
 )
+_NODE_WORDS = ("node has died", "node has crashed", "node died", "node was preempted")
+_LOST = ("LostNodeError", "PreemptionError", "NodeDiedError")
 _LONGEST = 240
+# A bank that outlives no node may be what ends them; one that no node sees is never trained.
+_MOST_LOST_NODES = 20
+_MOST_BLIND_NODES = 5
 
 
 @dataclass(frozen=True)
@@ -32,32 +37,75 @@ class Failure:
 
     Attributes:
         kind: `disk` (full, or its quota is used up), `memory` (not enough), `input` (a person can
-            mend it), `error` (anything else that the trial raised), `died` (its process, or the
-            process's node, is gone).
+            mend it), `error` (anything else that the trial raised), `died` (its process is gone),
+            `node` (its node is gone, with or without notice), `blind` (its node does not see the
+            storage).
         reason: one line, without a full stop.
+        node: Ray's id of the node, where it is one that must be left out.
     """
 
     kind: Kind
     reason: str
+    node: str = ""
 
     @property
     def is_final(self) -> bool:
         """Whether the same trial would only fail in the same way again."""
         return self.kind in ("disk", "input")
 
+    @property
+    def counts(self) -> bool:
+        """Whether it says something of the work, and not of the node that it was on."""
+        return self.kind not in ("node", "blind")
+
     def to_json(self) -> dict[str, str]:
         """Return plain values, as a trial reports them."""
-        return {"kind": self.kind, "reason": self.reason}
+        return {"kind": self.kind, "reason": self.reason, "node": self.node}
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Failure:
         """Read what `to_json` returned."""
-        return Failure(value["kind"], value["reason"])
+        return Failure(value["kind"], value["reason"], value.get("node", ""))
+
+
+@dataclass
+class Attempts:
+    """How often a bank has failed so far; the one place that decides whether it is tried again.
+
+    Attributes:
+        counted: failures of the work itself.
+        lost: nodes that went away under it.
+        blind: nodes that did not see the storage.
+    """
+
+    counted: int = 0
+    lost: int = 0
+    blind: int = 0
+
+    def again(self, failure: Failure, max_failures: int) -> bool:
+        """Take note of a failure, and return whether the bank is tried again.
+
+        Args:
+            failure: the latest.
+            max_failures: how often the work itself may fail and be tried again.
+        """
+        self.counted += failure.counts
+        self.lost += failure.kind == "node"
+        self.blind += failure.kind == "blind"
+        return (
+            not failure.is_final
+            and self.counted <= max_failures
+            and self.lost <= _MOST_LOST_NODES
+            and self.blind <= _MOST_BLIND_NODES
+        )
 
 
 def failure_of(error: BaseException) -> Failure:
     """Return what an exception, with all that led to it, comes down to."""
     chain = list(_chain(error))
+    for cause in chain:
+        if isinstance(cause, BlindNodeError):
+            return Failure("blind", _line(cause), cause.node)
     for cause in chain:
         if _is_disk(cause):
             said = next((e for e in chain if isinstance(e, InputError)), cause)
@@ -65,6 +113,10 @@ def failure_of(error: BaseException) -> Failure:
     for cause in chain:
         if isinstance(cause, MemoryError) or _has(cause, _MEMORY_WORDS):
             return Failure("memory", _line(cause))
+    for cause in chain:
+        # What the other workers raise when one is gone says nothing of the reason.
+        if type(cause).__name__ in _LOST or _died_with_node(str(cause)):
+            return Failure("node", "its node died")
     for cause in chain:
         if isinstance(cause, InputError):
             return Failure("input", _line(cause))
@@ -76,9 +128,14 @@ def death_of(text: str) -> Failure:
     lowered = text.lower()
     if "running low on memory" in lowered or "memory pressure" in lowered:
         return Failure("memory", "Ray ended its process because the node was low on memory")
-    if "node has died" in lowered or "node has crashed" in lowered or "node died" in lowered:
-        return Failure("died", "its node died")
+    if _died_with_node(lowered):
+        return Failure("node", "its node died")
     return Failure("died", "its process died")
+
+
+def _died_with_node(text: str) -> bool:
+    lowered = text.lower()
+    return any(words in lowered for words in _NODE_WORDS)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

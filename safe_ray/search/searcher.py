@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ from ray.tune.search import Searcher
 
 from safe_ray.errors import DamagedFileError, InputError
 from safe_ray.files import read_record, write_record
-from safe_ray.search.failures import Failure, failure_of
+from safe_ray.search.failures import Attempts, Failure, failure_of
 from safe_ray.search.groups import Group
 from safe_ray.search.sizing import bank_sizes
 from safe_ray.search.space import suggest_bank, task_seed
@@ -26,6 +27,8 @@ SHARE = "share"
 """The key under which a trial reports the share of its epochs that is done."""
 FAILURE = "failure"
 """The key under which a trial reports why it cannot train its bank."""
+SELECTOR = "selector"
+"""The key in a trial's config of the labels that its nodes must have."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class SearchOptions:
         checkpoint_seconds: the least time between two checkpoints of a bank.
         before: the candidates that earlier commands of the sweep asked for, rising; their banks
             stay as they are.
+        max_failures: how often a bank may fail and go on from its checkpoint. Nodes that are lost,
+            or do not see the storage, do not count.
     """
 
     candidates: int
@@ -48,6 +53,7 @@ class SearchOptions:
     seed: int
     checkpoint_seconds: float
     before: tuple[int, ...] = ()
+    max_failures: int = 0
 
     def sizes(self, group: Group) -> tuple[int, ...]:
         """Return how many candidates each bank of a group has, for one task."""
@@ -84,6 +90,8 @@ class _Progress:
     handed_out: int = 0
     finished: set[int] = field(default_factory=set)
     given_up: dict[int, Failure] = field(default_factory=dict)
+    attempts: defaultdict[int, Attempts] = field(default_factory=lambda: defaultdict(Attempts))
+    again: list[int] = field(default_factory=list)
 
     @property
     def banks(self) -> int:
@@ -150,7 +158,7 @@ class BankSearcher(Searcher):
         on_bank: called on the driver for each finished bank (also for those found on disk).
         on_share: called now and then with the candidates' worth of training that unfinished banks
             have had so far.
-        say: is told of files that are damaged, and what becomes of their banks.
+        say: is told of files that are damaged, of failures, and what becomes of their banks.
     """
 
     def __init__(
@@ -171,7 +179,12 @@ class BankSearcher(Searcher):
         self._shares: dict[str, float] = {}
         self._running: dict[str, BankJob] = {}
         self._failures: dict[str, Failure] = {}
-        self._last: dict[str, Failure] = {}
+        self.death: Callable[[str], Failure] = lambda trial_id: Failure("died", "its process died")
+        """Returns what is known of a trial that ended without a word, by its id."""
+        self.on_blind: Callable[[str], None] = lambda node: None
+        """Is told Ray's id of each node that does not see the storage."""
+        self.selector: Callable[[], dict[str, str]] = dict
+        """Returns what keeps a trial that is handed out now on nodes that do."""
         self._stopped: Failure | None = None
         self._studies = {
             (key := StudyId(study.task_id, study.group.name)): _Progress(
@@ -223,14 +236,18 @@ class BankSearcher(Searcher):
         if self._stopped is not None:
             return Searcher.FINISHED
         for study in self._in_turn():
-            if self._ready(study):
-                job = self._next_job(study)
+            if study.again:
+                job = self._next_job(study, study.again.pop(0))
+            elif self._ready(study):
+                job = self._next_job(study, study.handed_out)
                 study.handed_out += 1
                 self._skip_settled(study)
-                self._running[trial_id] = job
-                return {"job": job.to_json()}
-        waiting = any(study.handed_out < study.banks for study in self._studies.values())
-        return None if waiting else Searcher.FINISHED
+            else:
+                continue
+            self._running[trial_id] = job
+            return {"job": job.to_json(), SELECTOR: self.selector()}
+        # What is in training may have to be handed out again.
+        return Searcher.FINISHED if self.complete else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Take note of how far a trial is, or of why it fails."""
@@ -247,32 +264,41 @@ class BankSearcher(Searcher):
         if failure.kind == "disk":
             self._stopped = failure
 
-    def on_retry(self, trial_id: str, otherwise: Failure) -> Failure:
-        """Return why a trial is tried again: what it reported itself, or else what is known."""
-        failure = self._failures.pop(trial_id, otherwise)
-        self._last[trial_id] = failure
-        return failure
-
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Read the outcome that the trial left; a trial without one has failed for good."""
+        """Read the outcome that the trial left; without one its bank is tried again, or given up.
+
+        Tune itself tries nothing again, so that failures are counted in one place.
+        """
         job = self._running.pop(trial_id, None)
         self._shares.pop(trial_id, None)
-        last = self._last.pop(trial_id, Failure("died", "its process died"))
-        failure = self._failures.pop(trial_id, last)
+        failure = self._failures.pop(trial_id, None)
         if job is None:
             return
         study = self._studies[StudyId(job.task_id, job.group)]
         outcome = self._sound_outcome(job)
         if outcome is None:
-            study.given_up[job.bank] = failure
-            self._skip_settled(study)
+            self._on_failed(study, job, failure or self.death(trial_id))
             return
         study.finished.add(job.bank)
         self._skip_settled(study)
         self._on_bank(job, outcome)
         self._tell_share()
+
+    def _on_failed(self, study: _Progress, job: BankJob, failure: Failure) -> None:
+        if failure.kind == "blind":
+            self.on_blind(failure.node)
+        if study.attempts[job.bank].again(failure, self._options.max_failures):
+            study.again.append(job.bank)
+            uncounted = "" if failure.counts else " (this is no failure of its own)"
+            self._say(
+                f"{job.name}: {failure.reason}; it is tried again from its last checkpoint"
+                f"{uncounted}."
+            )
+            return
+        study.given_up[job.bank] = failure
+        self._skip_settled(study)
 
     def save(self, checkpoint_path: str) -> None:
         """Do nothing: the state of the search is the outcomes in the sweep's folder."""
@@ -282,7 +308,8 @@ class BankSearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the callbacks: Tune pickles its searcher for a restore that we do not use."""
-        return {**self.__dict__, "_on_bank": None, "_on_share": None, "_say": None}
+        callbacks = ("_on_bank", "_on_share", "_say", "death", "on_blind", "selector")
+        return {**self.__dict__, **dict.fromkeys(callbacks)}
 
     def _tell_share(self) -> None:
         if self._on_share is not None:
@@ -322,8 +349,7 @@ class BankSearcher(Searcher):
         needed = bank - self._options.banks_in_flight
         return all(study.settled(earlier) for earlier in range(needed + 1))
 
-    def _next_job(self, study: _Progress) -> BankJob:
-        bank = study.handed_out
+    def _next_job(self, study: _Progress, bank: int) -> BankJob:
         options = self._options
         seen = max(0, bank - options.banks_in_flight + 1)
         job = self._read_job(study, bank)

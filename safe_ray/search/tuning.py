@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from safe_ray.cluster import TrialPlan, label_selector
-from safe_ray.search.failures import death_of, failure_of
-from safe_ray.search.searcher import FAILURE, SHARE, BankSearcher
+from safe_ray.cluster import TrialPlan, beacon, label_selector, leave_out
+from safe_ray.search.failures import Failure, death_of, failure_of
+from safe_ray.search.searcher import FAILURE, SELECTOR, SHARE, BankSearcher
 
 _SECONDS_BETWEEN_REPORTS = 5.0
 
@@ -20,10 +20,8 @@ def run_trials(
     searcher: BankSearcher,
     plan: TrialPlan,
     workers: int,
-    max_failures: int,
     folder: Path,
     train: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
-    say: Callable[[str], None] = print,
 ) -> None:
     """Run trials until the searcher has no bank left to hand out.
 
@@ -31,11 +29,12 @@ def run_trials(
         searcher: hands out the banks and reads their outcomes.
         plan: what each trial reserves, and how many run at once.
         workers: DDP workers of a trial; with one, the trial trains in its own process.
-        max_failures: how often a trial, or its workers, may die and go on from a checkpoint.
         folder: where Tune keeps its own records; on storage that all nodes see.
         train: what a trial does with the job in its config and with the settings of all trials;
             None trains the bank.
-        say: is told why a trial has failed that is tried again.
+
+    Neither Tune nor Train tries again what has failed: the searcher hands the bank out anew, to a
+    node that may not have been there before, and it goes on from its checkpoint.
 
     An interruption is raised as KeyboardInterrupt: all that Tune could still save is its record of
     the trials, and nobody reads that.
@@ -51,30 +50,42 @@ def run_trials(
 
     settings = {
         "workers": workers,
-        "max_failures": max_failures,
         "threads": plan.threads,
         "resources": {"CPU": plan.cpus_per_worker, "GPU": plan.gpus_per_worker},
-        "selector": label_selector(),
+        "beacon": beacon(),
     }
+    started: dict[str, Any] = {}
 
     class Witness(tune.Callback):
-        """Says in a sentence what Tune would log as a traceback."""
+        """Remembers the trials, whose errors Tune writes into files of theirs."""
 
         def __reduce__(self) -> tuple[type, tuple[()]]:
             # Tune pickles its callbacks into a record that nobody reads. Whoever listens here may
             # write to a terminal, which cannot be pickled.
             return tune.Callback, ()
 
-        def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            failure = searcher.on_retry(trial.trial_id, death_of(_last_error(trial)))
-            say(f"{trial}: {failure.reason}; it is tried again from its last checkpoint.")
+        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+            started[trial.trial_id] = trial
 
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+            started.pop(trial.trial_id, None)
+
+        on_trial_error = on_trial_complete
+
+    def death(trial_id: str) -> Failure:
+        return death_of(_last_error(started.get(trial_id)))
+
+    searcher.death, searcher.on_blind, searcher.selector = death, leave_out, label_selector
     trainable = tune.with_parameters(train or _train_bank_trial, settings=settings)
     bundle = {"CPU": plan.trial_cpus, "GPU": plan.trial_gpus}
-    selector = label_selector()
-    where: dict[str, Any] = {"bundle_label_selector": [selector]} if selector else {}
+
+    def place(config: dict[str, Any]) -> Any:
+        selector = config[SELECTOR]
+        where: dict[str, Any] = {"bundle_label_selector": [selector]} if selector else {}
+        return tune.PlacementGroupFactory([bundle], **where)
+
     tuner = tune.Tuner(
-        tune.with_resources(trainable, tune.PlacementGroupFactory([bundle], **where)),
+        tune.with_resources(trainable, place),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=-1,
@@ -87,7 +98,7 @@ def run_trials(
             name="tune",
             storage_path=str(folder),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=max_failures),
+            failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             callbacks=[Witness()],
         ),
@@ -143,6 +154,7 @@ def _train_bank_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
         failure = failure_of(error)
         tune.report({FAILURE: failure.to_json(), "finished": 0})
         if not failure.is_final:
+            # The next bank gets a process that nothing has happened to.
             raise
         return
     tune.report({"finished": 1})
@@ -159,7 +171,9 @@ def _train_bank(config: dict[str, Any], settings: dict[str, Any]) -> None:
     from safe_ray.training.distributed import train_with_workers
     from safe_ray.training.facts import TaskFacts
     from safe_ray.training.job import BankJob, run_bank
+    from safe_ray.visibility import check_sight
 
+    check_sight(settings["beacon"])
     job = BankJob.from_json(config["job"])
     # Methods that tune no pooling have nothing to share among workers.
     if settings["workers"] > 1 and TaskFacts.load(job.task_folder).group(job.group).trained:
@@ -168,8 +182,8 @@ def _train_bank(config: dict[str, Any], settings: dict[str, Any]) -> None:
             settings["workers"],
             settings["resources"],
             settings["threads"],
-            settings["max_failures"],
-            settings["selector"],
+            config[SELECTOR],
+            settings["beacon"],
         )
     else:
         torch.set_num_threads(settings["threads"])

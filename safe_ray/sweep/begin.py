@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from safe_ray.backbones.files import check_files
-from safe_ray.cluster import ClusterResources, connect_beside, is_local
+from safe_ray.cluster import (
+    ClusterResources,
+    Waiting,
+    check_cpus,
+    connect_beside,
+    expect,
+    is_local,
+    join,
+    planned_nodes,
+    spread,
+    works_here,
+)
 from safe_ray.config import SweepConfig
 from safe_ray.data.manifest import Manifest
 from safe_ray.files import check_writable
@@ -60,8 +71,8 @@ def run_sweep(config: SweepConfig, anew: bool = False) -> SweepSummary:
     began = time.monotonic()
     check_places(config)
     check_arithmetic(config)
-    with claimed(config, anew) as claim, Reporter() as reporter:
-        admitted = admit(config, reporter, _opening(claim))
+    with claimed(config, anew) as claim, Reporter() as reporter, Waiting(reporter.say) as waiting:
+        admitted = admit(config, reporter, waiting, _opening(claim))
         tracker = Tracker(
             config.tracking.uri,
             config.experiment,
@@ -70,7 +81,7 @@ def run_sweep(config: SweepConfig, anew: bool = False) -> SweepSummary:
             begun=claim.beginning.id,
         )
         with last_words(_farewell(config)), BackgroundTracker(tracker, reporter.say) as writer:
-            resources, backbone = start(config, reporter)
+            resources, backbone = start(config, reporter, waiting)
 
             from safe_ray.sweep.run import print_where, run_admitted
 
@@ -88,9 +99,9 @@ def run_extract(config: SweepConfig) -> list[ExtractionSummary]:
     """
     check_places(config)
     check_arithmetic(config)
-    with Reporter() as reporter:
-        admitted = admit(config, reporter)
-        _, backbone = start(config, reporter, ("trunk",))
+    with Reporter() as reporter, Waiting(reporter.say) as waiting:
+        admitted = admit(config, reporter, waiting)
+        _, backbone = start(config, reporter, waiting, ("trunk",))
 
         from safe_ray.sweep.extraction import extract_admitted
 
@@ -127,12 +138,15 @@ def check_arithmetic(config: SweepConfig) -> None:
         check_this_machine(config)
 
 
-def admit(config: SweepConfig, reporter: Reporter, opening: str = "") -> Admitted:
+def admit(config: SweepConfig, reporter: Reporter, waiting: Waiting, opening: str = "") -> Admitted:
     """Read the data sets, say what was assumed about them, and check their images.
+
+    The images are decoded here, or by the nodes of a cluster whose driver is on one without CPUs.
 
     Args:
         config: of the sweep.
         reporter: where to say it.
+        waiting: says what a cluster does not give.
         opening: what to say before.
 
     Raises:
@@ -144,21 +158,44 @@ def admit(config: SweepConfig, reporter: Reporter, opening: str = "") -> Admitte
         reporter.say(opening)
     for sentence in data.assumptions(config, manifests, episodes):
         reporter.say(sentence)
-    images = check_images(config, manifests, episodes, reporter.phase)
+    helpers = spread if _needs_help(config, waiting) else None
+    images = check_images(config, manifests, episodes, reporter.phase, helpers)
     for sentence in images.remarks():
         reporter.say(sentence)
     data.keep_splits(config, manifests)
     return Admitted(manifests, images)
 
 
+def _needs_help(config: SweepConfig, waiting: Waiting) -> bool:
+    """Join a running cluster, and return whether this process's own node has no CPUs to work with.
+
+    Raises:
+        InputError: there is no cluster, or no CPU in it and none to come.
+    """
+    cluster = config.cluster
+    if is_local(cluster.address):
+        return False
+    join(cluster.address, cluster.num_cpus)
+    waiting.begin()
+    if works_here():
+        return False
+    expect([shape.spec() for shape in cluster.ceiling])
+    check_cpus(planned_nodes())
+    return True
+
+
 def start(
-    config: SweepConfig, reporter: Reporter, parts: Sequence[str] | None = None
+    config: SweepConfig,
+    reporter: Reporter,
+    waiting: Waiting,
+    parts: Sequence[str] | None = None,
 ) -> tuple[ClusterResources, Backbone]:
     """Start Ray, or join a cluster, and load the backbone meanwhile.
 
     Args:
         config: of the sweep.
         reporter: is told of nodes that cannot help.
+        waiting: says what a cluster does not give.
         parts: of the backbone; None is all of it.
 
     Raises:
@@ -173,9 +210,18 @@ def start(
 
     folders = (config.storage, config.features.store)
     cluster = config.cluster
-    resources, backbone = connect_beside(cluster.address, cluster.num_cpus, load, folders)
+    resources, backbone = connect_beside(
+        cluster.address,
+        cluster.num_cpus,
+        load,
+        folders,
+        [shape.spec() for shape in cluster.ceiling],
+        waiting.begin if not is_local(cluster.address) else lambda: None,
+    )
     if resources.remark:
         reporter.say(resources.remark)
+    if cluster.ceiling:
+        reporter.say(f"Planning for {resources} (cluster.ceiling).")
     return resources, backbone
 
 

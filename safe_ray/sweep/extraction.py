@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from safe_ray.backbones.openclip import Backbone
+from safe_ray.cluster import release_nodes
 from safe_ray.config import SweepConfig
 from safe_ray.features.extract import (
     ExtractionOptions,
@@ -100,6 +101,7 @@ def extract_admitted(
     summaries = []
     precision = resolve_precision(config.features.precision)
     check_precisions(config, precision, gpus_per_worker=None)
+    release_nodes()
     summaries.append(
         extract_support(
             config,

@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safe_ray.backbones.openclip import Backbone
-from safe_ray.cluster import (
-    label_selector,
-    working_nodes,
-)
+from safe_ray.cluster import planned_nodes, run_on_node, works_here
 from safe_ray.config import SweepConfig
 from safe_ray.data.manifest import Manifest
 from safe_ray.devices import device_of
@@ -112,11 +109,9 @@ def _run_tests(
     inventory: Inventory,
     columns: Sequence[int] | None = None,
 ) -> dict[str, TaskTest]:
-    """Test on a GPU of the cluster if it has one, else here."""
-    import ray
-
+    """Test on a GPU of the cluster if it has one, else here if there are CPUs."""
     labels = inventory.table.column("label").to_pylist()
-    gpus = int(any(node["Resources"].get("GPU", 0) >= 1 for node in working_nodes()))
+    gpus = int(any(node.gpus >= 1 for node in planned_nodes()))
     arguments: tuple[Any, ...] = (
         config.outputs,
         list(winners),
@@ -126,9 +121,6 @@ def _run_tests(
         config.evaluation.batch_size,
         columns,
     )
-    if gpus:
-        selector = label_selector()
-        remote = ray.remote(num_gpus=gpus, num_cpus=1, label_selector=selector)(run_tests)
-        tests: dict[str, TaskTest] = ray.get(remote.remote(*arguments))
-        return tests
+    if gpus or not works_here():
+        return run_on_node(run_tests, *arguments, gpus=gpus)
     return run_tests(*arguments)

@@ -13,6 +13,7 @@ from safe_ray.data.manifest import Manifest
 from safe_ray.errors import DamagedFileError, InputError
 from safe_ray.features.inventory import (
     Inventory,
+    Spread,
     describe_bad,
     describe_warned,
     take_inventory,
@@ -71,8 +72,16 @@ def check_images(
     manifests: Mapping[str, Manifest],
     episodes: Mapping[Task, Episode],
     watch: Watch,
+    spread: Spread | None = None,
 ) -> CheckedImages:
     """Read and decode every image that the sweep will need, before anything expensive starts.
+
+    Args:
+        config: of the sweep.
+        manifests: the data sets, by name.
+        episodes: of each task.
+        watch: starts a phase of the work.
+        spread: gives images to nodes of the cluster to decode; None decodes them here.
 
     Raises:
         InputError: images are missing or bad, and `data.skip_bad` is off.
@@ -81,7 +90,8 @@ def check_images(
 
     def take(table: pa.Table, what: str) -> Inventory:
         # All tables are looked at before any bad image stops the run: one list is all it takes.
-        return take_inventory(table, cache, skip_bad=True, progress=watch(f"checking {what}"))
+        progress = watch(f"checking {what}")
+        return take_inventory(table, cache, skip_bad=True, progress=progress, spread=spread)
 
     tasks = [
         CheckedTask(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safe_ray.cluster import ask_nodes, working_nodes
+from safe_ray.cluster import ask_nodes, planned_nodes, working_nodes
 from safe_ray.config import SweepConfig
 from safe_ray.devices import cpu_capabilities, has_instructions
 from safe_ray.errors import DamagedFileError, InputError
@@ -56,7 +56,8 @@ def check_precisions(config: SweepConfig, trunk: str, gpus_per_worker: float | N
     """
     nodes = [node for node in working_nodes() if node["Resources"].get("CPU", 0) > 0]
     on_cpu = {}
-    if not any(holds_trunk_on_gpu(node["Resources"]) for node in nodes):
+    planned = ({"CPU": node.cpus, "GPU": node.gpus} for node in planned_nodes())
+    if not any(map(holds_trunk_on_gpu, planned)):
         on_cpu["features.precision"] = trunk
     if gpus_per_worker == 0:
         on_cpu["training.precision"] = config.training.precision

@@ -85,13 +85,18 @@ def refit_winners(
     searcher = BankSearcher(
         config.outputs,
         [refit.study for refit in refits],
-        SearchOptions(1, 1, 1, config.search.seed, training.checkpoint_seconds),
+        SearchOptions(
+            candidates=1,
+            bank=1,
+            banks_in_flight=1,
+            seed=config.search.seed,
+            checkpoint_seconds=training.checkpoint_seconds,
+            max_failures=training.max_failures,
+        ),
         on_bank,
         say=reporter.say,
     )
-    run_trials(
-        searcher, plan, training.workers, training.max_failures, config.outputs, say=reporter.say
-    )
+    run_trials(searcher, plan, training.workers, config.outputs)
     if not searcher.complete and searcher.stopped is None:
         raise KeyboardInterrupt
     found = dict(_refitted(sweep, refits))

@@ -28,6 +28,7 @@ from safe_ray.backbones.openclip import Backbone
 from safe_ray.cluster import (
     ClusterResources,
     plan_trials,
+    release_nodes,
 )
 from safe_ray.config import SweepConfig
 from safe_ray.features.extract import Precision, resolve_precision
@@ -109,6 +110,7 @@ def run_admitted(
     methods = [described(group, backbone.pooling, names) for group in groups]
     precision = _precision(claim)
     check_precisions(config, precision, plan.gpus_per_worker)
+    release_nodes()
     if claim.resumed:
         check_unchanged(config, images.tasks)
     claim.take()

@@ -102,6 +102,7 @@ def _search(
             seed=search.seed,
             checkpoint_seconds=config.training.checkpoint_seconds,
             before=claim.beginning.candidates[:-1],
+            max_failures=config.training.max_failures,
         ),
         on_bank,
         show,
@@ -109,8 +110,7 @@ def _search(
     )
     found = done
     progress(done, total, None)
-    training = config.training
-    run_trials(searcher, plan, training.workers, training.max_failures, folder, say=reporter.say)
+    run_trials(searcher, plan, config.training.workers, folder)
     if not searcher.complete and searcher.stopped is None:
         # Somebody ended Tune's run with a signal that Tune takes itself.
         raise KeyboardInterrupt

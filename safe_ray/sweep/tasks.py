@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from safe_ray.backbones.openclip import Backbone
-from safe_ray.cluster import TrialPlan
+from safe_ray.backbones.openclip import Backbone, load_backbone
+from safe_ray.cluster import TrialPlan, run_on_node, works_here
 from safe_ray.config import SweepConfig
 from safe_ray.data.episodes import Episode
 from safe_ray.data.manifest import Manifest
@@ -20,7 +22,7 @@ from safe_ray.files import digest_json, replacing
 from safe_ray.heads.selection import ChooseBy, automatic_rule
 from safe_ray.poolings import to_json
 from safe_ray.search.space import task_seed
-from safe_ray.specs import MethodGroup
+from safe_ray.specs import BackboneSpec, MethodGroup
 from safe_ray.sweep.images import CheckedTask
 from safe_ray.training.facts import POOLING, TaskFacts
 from safe_ray.training.maps import choose_pin, stream_budget
@@ -40,11 +42,8 @@ def write_tasks(
     with replacing(folder / POOLING) as temporary:
         save_file({k: v.contiguous() for k, v in backbone.state.items()}, temporary)
     store = open_store(backbone, config.features.store, precision)
-    classifiers: dict[str, Tensor] = {
-        name: backbone.classifier_of(
-            manifests[name].prompts, manifests[name].classes, distinct=manifests[name].ids is None
-        )
-        for name in config.tasks.datasets
+    classifiers = {
+        name: _classifier(config, backbone, manifests[name]) for name in config.tasks.datasets
     }
     written = {}
     for checked in tasks:
@@ -87,6 +86,27 @@ def write_tasks(
         facts.save(folder / "tasks" / task.id, classifiers[task.dataset])
         written[task.id] = facts
     return written
+
+
+def _classifier(config: SweepConfig, backbone: Backbone, manifest: Manifest) -> Tensor:
+    """Encode a data set's prompts: here, or on a node with CPUs if this one offers none."""
+    arguments = (manifest.prompts, manifest.classes, manifest.ids is None)
+    if works_here():
+        return backbone.classifier_of(*arguments[:2], distinct=arguments[2])
+    encoded = run_on_node(encode_prompts, config.backbone.spec(), *arguments)
+    # What Ray hands over cannot be written to.
+    return torch.from_numpy(encoded.copy())
+
+
+def encode_prompts(
+    spec: BackboneSpec,
+    prompts: Sequence[Sequence[str]],
+    classes: Sequence[str],
+    distinct: bool,
+) -> np.ndarray:
+    """Return the classifier of some classes, by a text tower that is loaded for it."""
+    text = load_backbone(spec, parts=("text",))
+    return text.classifier_of(prompts, classes, distinct=distinct).numpy()
 
 
 def _choose_by(config: SweepConfig, checked: CheckedTask, classes: int) -> ChooseBy:

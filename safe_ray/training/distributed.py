@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,15 @@ from safe_ray.training.facts import TaskFacts
 from safe_ray.training.job import BankJob, run_bank, support_shard
 from safe_ray.training.loop import Found, SupportShard
 from safe_ray.training.maps import resident_maps
+from safe_ray.visibility import check_sight
 
 _ROWS_AT_ONCE = 64
 _READER_CPUS = 0.05
+_NOTICED_SECONDS = 6.0
+
+
+class LostNodeError(Exception):
+    """A node went away while its workers trained a bank."""
 
 
 class DataParallel:
@@ -121,18 +128,24 @@ def train_with_workers(
     workers: int,
     resources: dict[str, float],
     threads: int,
-    max_failures: int,
     selector: dict[str, str] | None = None,
+    beacon: dict[str, Any] | None = None,
 ) -> None:
     """Train a bank under Ray Train's TorchTrainer and wait for its end.
+
+    Workers whose nodes are taken away with notice are replaced, and go on from the last checkpoint;
+    any other end of a worker ends the training, for the caller to try again.
 
     Args:
         job: which bank; its outcome lands in its folder.
         workers: how many DDP workers.
         resources: what each worker reserves, such as `{"CPU": 4, "GPU": 1}`.
         threads: torch's threads in each worker.
-        max_failures: how often the workers may die and go on from the last checkpoint.
         selector: what keeps the work on some of the nodes, as `cluster.label_selector` makes it.
+        beacon: by which workers know that they see the storage, as `cluster.beacon` makes it.
+
+    Raises:
+        LostNodeError: a node has gone without notice.
     """
     import ray.data
     import ray.train
@@ -152,7 +165,7 @@ def train_with_workers(
     # Cut here: once the workers hold their CPUs, none may be left for a task that cuts.
     parts = [
         ray.data.from_arrow(keys.slice(first, last - first)).map_batches(
-            functools.partial(_read_maps, task_folder=str(job.task_folder)),
+            functools.partial(_read_maps, task_folder=str(job.task_folder), beacon=beacon),
             batch_size=_ROWS_AT_ONCE,
             num_cpus=_READER_CPUS,
             **where,
@@ -162,7 +175,7 @@ def train_with_workers(
     use_gpu = resources.get("GPU", 0) > 0
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"job": job.to_json(), "threads": threads},
+        train_loop_config={"job": job.to_json(), "threads": threads, "beacon": beacon},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=600),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources, **where
@@ -173,14 +186,40 @@ def train_with_workers(
             # No timestamp: a restarted trial goes on with the run of the same name.
             name=f"{job.name}-{job.digest[:8]}",
             storage_path=str(job.folder / "train"),
-            failure_config=ray.train.FailureConfig(max_failures=max_failures),
+            failure_config=ray.train.FailureConfig(max_failures=0),
         ),
     )
-    trainer.fit()
+    before = _live_nodes()
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        # The others notice first that a worker is gone, and say no more than that.
+        if _lost(before):
+            raise LostNodeError("a node has gone under the training") from error
+        raise
 
 
-def _read_maps(batch: dict[str, np.ndarray], task_folder: str) -> dict[str, np.ndarray]:
+def _live_nodes() -> set[str]:
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _lost(before: set[str], seconds: float = _NOTICED_SECONDS) -> bool:
+    """Whether any of the nodes is gone, which Ray may take a moment to notice."""
+    deadline = time.monotonic() + seconds
+    while before <= _live_nodes():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def _read_maps(
+    batch: dict[str, np.ndarray], task_folder: str, beacon: dict[str, Any] | None
+) -> dict[str, np.ndarray]:
     """Replace the keys of a batch of support samples by their dense maps."""
+    check_sight(beacon)
     facts = TaskFacts.load(Path(task_folder))
     samples = [str(sample) for sample in batch["sample"]]
     maps = facts.store().read(samples, range(facts.views + 1))
@@ -191,6 +230,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
+    check_sight(config["beacon"])
     torch.set_num_threads(config["threads"])
     device = get_device()
     job = BankJob.from_json(config["job"])
