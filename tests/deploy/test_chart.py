@@ -200,10 +200,11 @@ def test_the_ceiling_is_what_the_groups_may_grow_to(name: str):
             f"{{nodes: {group['maxReplicas']}, cpus: {limits['cpu']}, gpus: {gpus}, "
             f"memory: {int(memory) // 2**20}MiB}}"
         )
-    ceiling = f"cluster.ceiling=[{', '.join(expected)}]"
+    ceiling = f"[{', '.join(expected)}]"
     jobs = of_kind(rendered(name), "RayJob")
-    assert all(f"'{ceiling}'" in job["spec"]["entrypoint"] for job in jobs)
-    assert jobs or ceiling in notes(name)
+    assert all(f"'cluster.ceiling={ceiling}'" in job["spec"]["entrypoint"] for job in jobs)
+    said = {one["name"]: one["value"] for one in container(cluster["headGroupSpec"])["env"]}
+    assert jobs or said["SAFE_RAY_CEILING"] == ceiling
 
 
 @pytest.mark.parametrize("name", VALUES)

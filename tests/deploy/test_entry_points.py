@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.clusters import BIN
-from tests.deploy.charts import VALUES, Manifest, groups, job_spec, of_kind, rendered
+from tests.deploy.charts import VALUES, Manifest, job_spec, of_kind, rendered
 from tests.deploy.test_chart import notes, values_of
 
 SCHEDULED = ("sweep.schedule=0 3 * * 0", "operator.featureGates.RayCronJob=true")
@@ -48,10 +48,8 @@ SHARED = {name: os.environ[name] for name in ("PYTHONPATH", "HOME") if name in o
 
 def of_job(job: Manifest) -> EntryPoint:
     spec = job_spec(job)
-    head, *_ = groups(spec["rayClusterSpec"])
-    listed = head["template"]["spec"]["containers"][0]["env"]
-    plain = {one["name"]: one["value"] for one in listed}
-    return EntryPoint(spec["entrypoint"], {**plain, "RAY_CLUSTER_NAME": CLUSTER})
+    given = {**variables(spec["rayClusterSpec"]), "RAY_CLUSTER_NAME": CLUSTER}
+    return EntryPoint(spec["entrypoint"], given)
 
 
 def shapes(cluster: Manifest) -> list[dict]:
@@ -90,10 +88,17 @@ def test_words_with_blanks_and_quotes_arrive_as_they_were(tmp_path: Path):
     assert of_job(job).config(tmp_path)["data"]["root"] == "/mnt/it's here"
 
 
-def test_the_command_of_the_notes_is_understood(tmp_path: Path):
+def variables(cluster: Manifest) -> dict[str, str]:
+    """What the container of a cluster's head has in its environment."""
+    listed = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]
+    return {one["name"]: one["value"] for one in listed}
+
+
+def test_the_command_of_the_notes_needs_no_more_than_the_clusters_environment(tmp_path: Path):
     found = re.search(r"ray job submit .*? -- (python .*)", notes("gpu"))
     assert found is not None
-    config = EntryPoint(found[1], {}).config(tmp_path)
     (cluster,) = of_kind(rendered("gpu"), "RayCluster")
+    config = EntryPoint(found[1], variables(cluster["spec"])).config(tmp_path)
     assert config["cluster"]["ceiling"] == shapes(cluster["spec"])
+    assert config["storage"] == "/mnt/safe-ray"
     assert config["sweep"] == "first"

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from tests.data.test_dataset_configurations import CONTENT
-from tests.deploy.charts import DEPLOY, VALUES, helm
-from tests.deploy.test_entry_points import EntryPoint
+from tests.deploy.charts import DEPLOY, VALUES, cluster_specs, helm, rendered
+from tests.deploy.test_entry_points import EntryPoint, shapes, variables
 
 PROJECT = DEPLOY.parent
 PAGE = PROJECT / "docs" / "cluster.md"
@@ -58,11 +58,11 @@ def test_jobs_that_are_to_be_submitted_are_understood(tmp_path: Path):
     sweeps = [command for command in submitted if "safe_ray.tune" in command]
     assert sweeps
     assert len(submitted) > len(sweeps)
+    (cluster,) = cluster_specs(rendered("gpu"))
     for command in sweeps:
-        config = EntryPoint(command, {}).config(tmp_path)
-        (shape,) = config["cluster"]["ceiling"]
-        (group,) = yaml.safe_load((DEPLOY / "values" / "gpu.yaml").read_text())["workerGroups"]
-        assert (shape["nodes"], shape["gpus"]) == (group["maxReplicas"], group["gpus"])
+        config = EntryPoint(command, variables(cluster)).config(tmp_path)
+        assert config["cluster"]["ceiling"] == shapes(cluster)
+        assert config["storage"] == "/mnt/safe-ray"
 
 
 def test_what_is_linked_is_there():

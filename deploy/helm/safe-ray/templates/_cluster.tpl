@@ -92,6 +92,11 @@ spec:
         {{- include "safe-ray.containerSecurity" . | nindent 8 }}
       env:
         {{- include "safe-ray.env" $root | nindent 8 }}
+        {{- if eq .part "cluster" }}
+        # What a command that names no cluster.ceiling plans with.
+        - name: SAFE_RAY_CEILING
+          value: {{ include "safe-ray.ceiling" $root | quote }}
+        {{- end }}
       {{- if or $root.Values.mlflow.secretName $root.Values.envFrom }}
       envFrom:
         {{- with $root.Values.mlflow.secretName }}

@@ -77,7 +77,7 @@ Takes a dict: name, memory, objectStore.
 {{- sub $all $store -}}
 {{- end -}}
 
-{{/* cluster.ceiling: the nodes that there may be, as the command line has it. */}}
+{{/* The nodes that there may be, as cluster.ceiling has it. */}}
 {{- define "safe-ray.ceiling" -}}
 {{- $shapes := list -}}
 {{- range .Values.workerGroups -}}
@@ -89,7 +89,7 @@ Takes a dict: name, memory, objectStore.
 {{- if not $shapes -}}
 {{- fail "Every group of workerGroups has maxReplicas 0, so nothing could work: raise one." -}}
 {{- end -}}
-cluster.ceiling=[{{ join ", " $shapes }}]
+[{{ join ", " $shapes }}]
 {{- end -}}
 
 {{/* A word of a command line for sh, quoted where it must be. */}}
@@ -113,7 +113,7 @@ The command of a sweep. The attempt sees to it that what is refused is not tried
 {{- $words = append $words (include "safe-ray.quoted" (printf "sweep=%s" (include "safe-ray.sweepName" .))) -}}
 {{- end -}}
 {{- $words = append $words (include "safe-ray.quoted" (printf "storage=%s" .Values.storage.mountPath)) -}}
-{{- $words = append $words (include "safe-ray.quoted" (include "safe-ray.ceiling" .)) -}}
+{{- $words = append $words (include "safe-ray.quoted" (printf "cluster.ceiling=%s" (include "safe-ray.ceiling" .))) -}}
 {{- range .Values.sweep.arguments -}}
 {{- if regexMatch "^(\\+{0,2}(sweep|storage|cluster\\.ceiling)=|~?sweep$)" . -}}
 {{- fail (printf "sweep.arguments has %q, which the chart writes itself, from sweep.name, storage.mountPath and workerGroups: leave it out." .) -}}
