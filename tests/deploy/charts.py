@@ -75,3 +75,8 @@ def cluster_specs(manifests: list[Manifest]) -> list[Manifest]:
 def groups(cluster: Manifest) -> list[Manifest]:
     """Return the head and the worker groups of a cluster."""
     return [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+
+
+def container(group: Manifest) -> Manifest:
+    """Return Ray's container of a head or a worker group."""
+    return group["template"]["spec"]["containers"][0]
