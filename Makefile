@@ -11,7 +11,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test expect bench lint format clean
+.PHONY: help demo test expect bench render lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -28,6 +28,9 @@ expect: $(VENV)/.installed-dev ## run the whole embedded suite, and compare with
 
 bench: $(VENV)/.installed ## measure against open_clip and numpy, and write docs/performance.json
 	$(BIN)/python -m bench
+
+render: $(VENV)/.installed-dev ## write deploy/rendered from the chart and deploy/values
+	deploy/render --helm "$$($(BIN)/python -m tests.deploy.binaries helm)"
 
 lint: $(VENV)/.installed-dev ## style, types and the import contract
 	$(BIN)/ruff check .

@@ -18,13 +18,23 @@ def is_submitted() -> bool:
     return VARIABLE in os.environ
 
 
+def submission_id() -> str | None:
+    """Return the name under which Ray's job API knows this job; None outside of a job."""
+    found = _described("metadata").get("job_submission_id")
+    return found if isinstance(found, str) else None
+
+
 def runtime_env() -> dict[str, Any]:
     """Return the runtime environment that the job was submitted with; empty outside of a job."""
+    return _described("runtime_env")
+
+
+def _described(part: str) -> dict[str, Any]:
     try:
         described = json.loads(os.environ.get(VARIABLE, "{}"))
     except ValueError:
         return {}
-    found = described.get("runtime_env") if isinstance(described, dict) else None
+    found = described.get(part) if isinstance(described, dict) else None
     return found if isinstance(found, dict) else {}
 
 

@@ -360,7 +360,7 @@ class ClusterConfig(Group):
         default=(),
         description="What an autoscaler may bring, all nodes with CPUs counted: at most so many "
         "nodes with so many cpus, gpus and so much memory each (optional, such as 64GiB); without "
-        "it, what is there counts.",
+        "it, what is there counts (environment: SAFE_RAY_CEILING).",
     )
     slow_precision: Flag = Field(
         description="Compute in bf16 or fp16 on a CPU that has no instructions for it, too, many "
