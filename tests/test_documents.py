@@ -168,6 +168,7 @@ def test_every_expectation_has_its_reader():
     assert {file.relative_to(ROOT).as_posix() for file in EXPECTING} == {
         "conf/suite/coop11.yaml",
         "conf/suite/embedded.yaml",
+        "conf/suite/embedded_short.yaml",
         "conf/suite/embedded_small.yaml",
         "conf/tasks/embedded_coarse.yaml",
         "conf/tasks/embedded_seeds.yaml",
