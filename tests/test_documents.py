@@ -177,7 +177,7 @@ def test_every_expectation_has_its_reader():
         assert set(expected_gains(file)) == set(yaml.safe_load(file.read_text())["shots"])
 
 
-@pytest.mark.parametrize("name", ["coop11", "embedded"])
+@pytest.mark.parametrize("name", ["coop11", "embedded", "embedded_short"])
 def test_a_suite_has_as_many_tasks_as_it_says(name: str, tmp_path: Path):
     tasks = plan(load_suite(name), [f"storage={tmp_path}"]).tasks
     assert expected(packaged_tree() / "suite" / f"{name}.yaml").startswith(f"{len(tasks)} tasks")
