@@ -18,6 +18,7 @@ from safe_ray.errors import InputError
 from safe_ray.heads.artifact import HOW_TO_LOAD_METHOD
 from safe_ray.methods.features import Features
 from safe_ray.methods.knobs import Grid, KnobSums
+from safe_ray.outside import is_module_name
 from safe_ray.poolings.base import HeadState
 from safe_ray.specs import Values
 
@@ -144,6 +145,8 @@ def make_method(module: str, options: Mapping[str, Any]) -> Method:
     Raises:
         InputError: there is no such module, it makes no method, or it does not know an option.
     """
+    if not is_module_name(module):
+        raise InputError(f"The method's module {module!r} is none: give its dotted name.")
     try:
         make = getattr(importlib.import_module(module), CLASS, None)
     except ImportError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 from safe_ray.errors import InputError
 from safe_ray.files import write_atomically
+from safe_ray.outside import read_json
 from safe_ray.specs import Metric
 
 SUMMARY_FILE = "summary.json"
@@ -194,7 +195,7 @@ def read_summary(file: Path) -> list[TaskResult]:
     """
     file = file / SUMMARY_FILE if file.is_dir() else file
     try:
-        entries = json.loads(file.read_bytes())
+        entries = read_json(file, follow=False)
     except OSError as error:
         raise InputError(
             f"{file} cannot be read ({error.strerror}): name the folder of a sweep that has ended."

@@ -19,8 +19,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
+from safe_ray.arrow_files import parquet_schema, read_parquet
 from safe_ray.data.locations import (
     absent,
     exists,
@@ -138,9 +138,8 @@ def _read_csv(spec: DatasetSpec, location: str) -> _Columns:
 def _read_parquet(spec: DatasetSpec, location: str) -> _Columns:
     try:
         with open_input(location) as source:
-            parquet = pq.ParquetFile(source)
-            wanted = _wanted(spec, location, parquet.schema_arrow.names)
-            table = parquet.read(columns=wanted)
+            wanted = _wanted(spec, location, parquet_schema(source).names)
+            table = read_parquet(source, wanted)
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{location} cannot be read as Parquet ({first_line(error)}): write it again, or "
