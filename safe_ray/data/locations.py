@@ -381,6 +381,9 @@ class _Remote:
 
 
 def _remote(uri: str) -> _Remote:
+    # fsspec reads a chain as a file in a file, or one that it first copies to this machine.
+    if "::" in uri:
+        raise InputError(f"{uri} chains file systems: name a file of one of them.")
     scheme, _, rest = uri.partition("://")
     if scheme in _WEB:
         return _Remote(uri, spec=_fsspec(uri)[0], web=True)

@@ -11,7 +11,7 @@ at once.
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +22,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial
 
+from safe_ray.outside import parse_json
 from safe_ray.search.space import SearchSpace, trials_of_bank
 from safe_ray.training.outcome import BankOutcome
 
@@ -98,7 +99,8 @@ class Journal:
                 if not line.endswith(b"\n"):
                     break
                 self._read_bytes += len(line)
-                self._note(json.loads(line))
+                with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+                    self._note(parse_json(line))
 
     def _note(self, entry: _Entry) -> None:
         if "study_name" in entry:

@@ -9,14 +9,14 @@ for folders (`test_share`, `split_seed`). Needs the extra `huggingface`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from safe_ray.data.locations import exists, first_line, is_folder, is_uri, join
+from safe_ray.data.locations import exists, first_line, is_folder, is_uri, join, read_bytes
 from safe_ray.data.readers.base import (
     BYTES_SCHEMA,
     FILES_SCHEMA,
@@ -28,6 +28,7 @@ from safe_ray.data.readers.columns import LABEL_COLUMNS, as_text, find_column
 from safe_ray.data.readers.labels import label_classes
 from safe_ray.data.readers.splitting import SPLIT_OPTIONS, divide, images, split_named
 from safe_ray.errors import InputError
+from safe_ray.outside import LARGEST_JSON, is_plain_name, parse_json
 from safe_ray.specs import DatasetSpec
 
 HUB_SCHEME = "hf://"
@@ -127,7 +128,12 @@ def _load(spec: DatasetSpec, location: str) -> Any:
                 f"{location} was not written by save_to_disk of the package datasets: correct the "
                 "path, or the data set's format."
             )
-        return datasets.load_from_disk(location)
+        _check_files(location)
+        loaded = datasets.load_from_disk(location)
+        for part in loaded.values() if isinstance(loaded, Mapping) else (loaded,):
+            # Lengths and offsets must lie within the files before anything is read by them.
+            part.data.table.validate(full=True)
+        return loaded
     except InputError:
         raise
     # The libraries below raise errors of their own for all that can be wrong with a download.
@@ -136,6 +142,31 @@ def _load(spec: DatasetSpec, location: str) -> Any:
             f"{location} cannot be loaded as a Hugging Face data set ({first_line(error)}): "
             "correct its name, or save it to a folder where there is a network and give that."
         ) from error
+
+
+def _check_files(location: str) -> None:
+    """Check that what a folder of `save_to_disk` names lies in it.
+
+    Raises:
+        InputError: it names something else.
+    """
+    folders = [location]
+    file = join(location, "dataset_dict.json")
+    if exists(file):
+        splits = parse_json(read_bytes(file, largest=LARGEST_JSON))["splits"]
+        _check_names(file, splits)
+        folders = [join(location, split) for split in splits]
+    for folder in folders:
+        file = join(folder, "state.json")
+        state = parse_json(read_bytes(file, largest=LARGEST_JSON))
+        for key in ("_data_files", "_indices_data_files"):
+            _check_names(file, [entry["filename"] for entry in state.get(key) or ()])
+
+
+def _check_names(file: str, names: Sequence[Any]) -> None:
+    for name in names:
+        if not is_plain_name(name):
+            raise InputError(f"{file} names {name!r}, which is none of its folder: fetch it again.")
 
 
 def _image_column(spec: DatasetSpec, location: str, part: Any) -> str:

@@ -48,6 +48,7 @@ from safe_ray.specs import DatasetSpec
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image_path", "image")
 _NAMED_FILES = 3
 DELIMITERS = (",", "\t", ";", "|")
+SCHEMES = ("file", "http", "https", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss", "hf", "memory")
 _OPTIONS = (
     "path_column",
     "label_column",
@@ -199,6 +200,16 @@ def _images(spec: DatasetSpec, location: str) -> str:
     return chosen
 
 
+def _check_scheme(text: str, root: str) -> None:
+    """Refuse a row that names a file system which nobody asked for: some of them run programs."""
+    scheme = text.partition("://")[0]
+    if scheme not in SCHEMES and scheme != root.partition("://")[0]:
+        raise InputError(
+            f"The row {text!r} names a file by the scheme {scheme!r}: a table may name local files "
+            f"and {', '.join(f'{known}://' for known in SCHEMES)}, and files where it lies itself."
+        )
+
+
 def _resolve(written: Sequence[str], images: str) -> tuple[list[str], list[str]]:
     """The relative path that names each image, and the file that it is in."""
     root = images if is_uri(images) else posixpath.normpath(images)
@@ -207,6 +218,7 @@ def _resolve(written: Sequence[str], images: str) -> tuple[list[str], list[str]]
     inside = True
     for text in written:
         if is_uri(text):
+            _check_scheme(text, root)
             file = locate(text, Path())
         elif is_uri(root):
             file = join(root, posixpath.normpath(text))
