@@ -9,11 +9,9 @@ none of this project's is compressed.
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -128,7 +126,7 @@ def _open(source: str | Path | pa.NativeFile) -> pq.ParquetFile:
 
 
 def _size(source: str | Path | pa.NativeFile) -> int:
-    return source.size() if isinstance(source, pa.NativeFile) else os.path.getsize(source)
+    return source.size() if isinstance(source, pa.NativeFile) else Path(source).stat().st_size
 
 
 def _refuse_lists(name: str, kind: pa.DataType) -> None:
@@ -180,11 +178,12 @@ def _dictionary_bytes(file: pa.NativeFile, offset: int | None) -> int:
     while at < len(header) and header[at] & 0x0F == 5 and header[at] >> 4:
         field += header[at] >> 4
         value = shift = 0
-        for at in range(at + 1, len(header)):
+        more = True
+        while more and at + 1 < len(header):
+            at += 1
             value |= (header[at] & 0x7F) << shift
             shift += 7
-            if header[at] < 0x80:
-                break
+            more = header[at] >= 0x80
         at += 1
         found[field] = (value >> 1) ^ -(value & 1)
     return max(0, found.get(2, 0)) if found.get(1) == _DICTIONARY_PAGE else 0

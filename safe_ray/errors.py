@@ -10,8 +10,6 @@ _BLIND = re.compile(
     r"the node (\S+) does not see the storage as the driver does \((.*?)\), and gets no more work "
     r"\[(\w+)\]"
 )
-
-
 LONGEST_SENTENCE = 4000
 
 

@@ -23,7 +23,7 @@ SUFFIXES = frozenset({
 JPEG_MAGIC = b"\xff\xd8\xff"
 SIXTEEN_TO_EIGHT_BITS = 257
 LARGEST_PIXELS = 178_956_970
-"""The pixels at which Pillow, left alone, speaks of a bomb; decoded, they are most of a gigabyte."""
+"""At which Pillow, left alone, speaks of a bomb; decoded they are most of a gigabyte."""
 MOST_SCANS = 100
 MOST_SCANNED_PIXELS = 2_000_000_000
 _SCAN = b"\xff\xda"

@@ -195,7 +195,9 @@ def load_head(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = load(content)
     except (SafetensorError, ValueError) as error:
         raise InputError(f"{file} is damaged ({error}): fetch the head again.") from error
-    if not isinstance(card["weights"], dict) or card["weights"].get("sha256") != sha256_hex(content):
+    if not isinstance(card["weights"], dict) or card["weights"].get("sha256") != sha256_hex(
+        content
+    ):
         raise InputError(
             f"{file} is not the file that {folder / CARD_FILE} was written for (its SHA-256 "
             "differs): fetch both again."

@@ -12,6 +12,7 @@ at once.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,7 +23,6 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial
 
-from safe_ray.outside import parse_json
 from safe_ray.search.space import SearchSpace, trials_of_bank
 from safe_ray.training.outcome import BankOutcome
 
@@ -99,8 +99,11 @@ class Journal:
                 if not line.endswith(b"\n"):
                     break
                 self._read_bytes += len(line)
-                with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
-                    self._note(parse_json(line))
+                # Nobody but Optuna has to understand what others write into it.
+                with contextlib.suppress(
+                    ValueError, LookupError, TypeError, AttributeError, RecursionError
+                ):
+                    self._note(json.loads(line))
 
     def _note(self, entry: _Entry) -> None:
         if "study_name" in entry:

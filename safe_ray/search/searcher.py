@@ -420,6 +420,11 @@ def read_candidates(folder: Path) -> tuple[Values, ...] | None:
     return None if record is None else as_kind(_Job, record, folder / JOB).candidates
 
 
+def _trained(folder: Path) -> tuple[Values, ...] | None:
+    outcome = BankOutcome.load(folder)
+    return None if outcome is None else tuple(each.values for each in outcome.candidates)
+
+
 def size_of_first_bank(sweep: Path) -> int | None:
     """Return how many candidates the sweep's first banks have; None if there is none to be read.
 
@@ -427,13 +432,9 @@ def size_of_first_bank(sweep: Path) -> int | None:
     """
     sizes = []
     for folder in sorted(sweep.glob("banks/*/*/bank-000")):
-        for name in (OUTCOME, JOB):
+        for read in (_trained, read_candidates):
             with contextlib.suppress(DamagedFileError):
-                if name == JOB:
-                    found = read_candidates(folder)
-                else:
-                    outcome = BankOutcome.load(folder)
-                    found = None if outcome is None else outcome.candidates
+                found = read(folder)
                 if found is not None:
                     sizes.append(len(found))
                     break

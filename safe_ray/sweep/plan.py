@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from safe_ray.config import SweepConfig
 from safe_ray.errors import DamagedFileError
-from safe_ray.features.extract import Precision
+from safe_ray.features.precision import PRECISIONS
 from safe_ray.files import read_record, write_record
 
 PLAN = "plan.json"
@@ -26,7 +26,7 @@ def decided(config: SweepConfig, name: str, decide_now: Callable[[], _Decision])
 
 
 def decisions(config: SweepConfig) -> dict[str, Any]:
-    """Return what earlier runs of the sweep have decided, by name; what it cannot be is left out."""
+    """Return what earlier runs of the sweep have decided, by name, as far as it makes sense."""
     try:
         known = read_record(config.outputs / PLAN) or {}
     except DamagedFileError:
@@ -36,6 +36,6 @@ def decisions(config: SweepConfig) -> dict[str, Any]:
 
 def _can_be(name: str, value: Any) -> bool:
     if name == "precision":
-        return value in get_args(Precision)
+        return value in PRECISIONS
     number = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
     return number if name == "bank" else number or isinstance(value, str)

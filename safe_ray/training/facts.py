@@ -155,8 +155,10 @@ class TaskFacts:
         """
         found = next((group for group in self.groups if group.name == name), None)
         if found is None:
-            raise InputError(f"The task {self.task.id} has no methods called {name!r}: give the "
-            "same command again.")
+            raise InputError(
+                f"The task {self.task.id} has no methods called {name!r}: give the "
+                "same command again."
+            )
         return found
 
     def pool(self) -> Pooling:

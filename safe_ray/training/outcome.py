@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
 from safe_ray.files import as_kind, damaged, read_record, write_record
 from safe_ray.outside import is_plain_name
 from safe_ray.specs import KnobRow, Point, Values

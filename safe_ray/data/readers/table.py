@@ -48,7 +48,20 @@ from safe_ray.specs import DatasetSpec
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image_path", "image")
 _NAMED_FILES = 3
 DELIMITERS = (",", "\t", ";", "|")
-SCHEMES = ("file", "http", "https", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss", "hf", "memory")
+SCHEMES = (
+    "file",
+    "http",
+    "https",
+    "s3",
+    "gs",
+    "gcs",
+    "hdfs",
+    "viewfs",
+    "abfs",
+    "abfss",
+    "hf",
+    "memory",
+)
 _OPTIONS = (
     "path_column",
     "label_column",

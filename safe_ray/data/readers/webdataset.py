@@ -17,7 +17,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -184,7 +184,7 @@ def _samples(spec: DatasetSpec, file: str) -> Iterator[_Sample]:
             if source.read(8).startswith(_MAGICS):
                 raise _is_compressed(file)
             source.seek(0)
-            with tarfile.open(fileobj=_Headers(source), mode="r:") as tar:
+            with tarfile.open(fileobj=cast(Any, _Headers(source)), mode="r:") as tar:
                 yield from _grouped(spec, file, tar, source)
     except InputError:
         raise
