@@ -161,7 +161,7 @@ def as_kind(kind: type[_Kind], value: Any, path: Path) -> _Kind:
 
 
 @functools.cache
-def _adapter(kind: type[Any]) -> Any:
+def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
