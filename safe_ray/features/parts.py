@@ -288,7 +288,8 @@ def _scan(folder: Path) -> dict[str, int]:
             if entry.name.startswith(PART_PREFIX) and entry.name.endswith(PART_SUFFIX):
                 # Another process may have set it aside since.
                 with contextlib.suppress(FileNotFoundError):
-                    found[entry.name] = entry.stat().st_size
+                    # Whoever opens a link refuses it.
+                    found[entry.name] = entry.stat(follow_symlinks=False).st_size
     return found
 
 

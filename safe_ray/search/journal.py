@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,10 +24,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial
 
+from safe_ray.outside import GIB, read_file
 from safe_ray.search.space import SearchSpace, trials_of_bank
 from safe_ray.training.outcome import BankOutcome
 
 FILE_NAME = "optuna-journal.log"
+LARGEST = 2 * GIB
 
 _Entry = dict[str, Any]
 
@@ -51,7 +54,10 @@ class Journal:
         self._lost = False
         self._path = folder / FILE_NAME
         folder.mkdir(parents=True, exist_ok=True)
-        _repair(self._path)
+        try:
+            _repair(self._path)
+        except OSError as error:
+            self._lose(error)
         lock = JournalFileOpenLock(str(self._path))
         self._file = JournalFileBackend(str(self._path), lock_obj=lock)
         self._read_bytes = 0
@@ -68,11 +74,14 @@ class Journal:
             self._record(space, outcome)
         except OSError as error:
             # What follows a torn line would be read as a part of it.
-            self._lost = True
-            self._say(
-                f"{self._path} could not be written ({error.strerror}): the next run of the sweep "
-                "completes it."
-            )
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        self._lost = True
+        self._say(
+            f"{self._path} could not be written ({error.strerror}): the next run of the sweep "
+            "completes it."
+        )
 
     def _record(self, space: SearchSpace, outcome: BankOutcome) -> None:
         self._catch_up()
@@ -143,9 +152,9 @@ def _entries(study_name: str, trials: Sequence[FrozenTrial]) -> list[_Entry]:
 def _repair(path: Path) -> None:
     """Remove the lock and the torn last line that a killed writer may have left."""
     Path(f"{path}.lock").unlink(missing_ok=True)
-    if not path.exists():
+    if not os.path.lexists(path):
         return
-    content = path.read_bytes()
+    content = read_file(path, LARGEST, follow=False)
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
         with path.open("r+b") as file:

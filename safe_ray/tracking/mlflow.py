@@ -56,6 +56,7 @@ from safe_ray.tracking.runs import (
     Known,
     find_runs,
     known_of,
+    pages,
     quoted,
     without_params_of_ended,
 )
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
 Heads = Literal["all", "best", "none"]
 
 _VERSIONS_A_PAGE = 100
+# What MLflow's client makes of an answer that is none of MLflow's.
+_NO_ANSWER = (ArithmeticError, AttributeError, LookupError, SystemError, TypeError, ValueError)
 
 
 def model_name(sweep: str, task_id: str) -> str:
@@ -140,8 +143,8 @@ class Tracker:
                 client, self.experiment, self.uri, self.artifact_root
             )
             runs = find_runs(client, self.experiment_id, {**self._own, KIND: "task"})
-        # MLflow lists the newest first: where a duplicate was made by hand, the oldest counts.
-        self._tasks = {run.data.tags[TASK]: known_of(run) for run in runs}
+            # MLflow lists the newest first: where a duplicate was made by hand, the oldest counts.
+            self._tasks = {run.data.tags[TASK]: known_of(run) for run in runs}
         self._client = client
 
     def log_system(self, facts: Mapping[str, str]) -> None:
@@ -343,20 +346,23 @@ class Tracker:
                 raise
         versions: list[Any] = []
         token: str | None = None
-        while True:
+        for _ in pages():
             page = client.search_model_versions(
                 f"name = {quoted(name)}", max_results=_VERSIONS_A_PAGE, page_token=token
             )
             versions.extend(version for version in page if version.tags.get(RUN) == run_id)
             token = page.token
             if not token:
-                return versions
+                break
+        return versions
 
     @contextlib.contextmanager
     def _telling(self, what: str) -> Iterator[None]:
         """Turn whatever MLflow, its server or its disk does wrong into one sentence."""
         import requests
         import sqlalchemy
+        from google.protobuf.json_format import Error as FormatError
+        from google.protobuf.message import Error as ProtocolError
         from mlflow.exceptions import MlflowException
 
         try:
@@ -366,6 +372,9 @@ class Tracker:
             requests.RequestException,
             sqlalchemy.exc.SQLAlchemyError,
             OSError,
+            FormatError,
+            ProtocolError,
+            *_NO_ANSWER,
         ) as error:
             raise InputError(
                 f"MLflow at {displayed(self.uri)} could not {what} "

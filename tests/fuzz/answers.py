@@ -64,7 +64,10 @@ def _make(folder: Path) -> None:
     from mlflow.utils.proto_json_utils import message_to_json
 
     experiment = service.Experiment(
-        experiment_id="1", name="it", lifecycle_stage="active", artifact_location="mlflow-artifacts:/1"
+        experiment_id="1",
+        name="it",
+        lifecycle_stage="active",
+        artifact_location="mlflow-artifacts:/1",
     )
     tags = {
         "safe_ray.task": TASK,
@@ -87,7 +90,10 @@ def _make(folder: Path) -> None:
         ),
     )
     version = registry.ModelVersion(
-        name="m", version="1", run_id=RUN, tags=[registry.ModelVersionTag(key="safe_ray.run", value=RUN)]
+        name="m",
+        version="1",
+        run_id=RUN,
+        tags=[registry.ModelVersionTag(key="safe_ray.run", value=RUN)],
     )
     answers: Mapping[str, Any] = {
         "experiments": service.SearchExperiments.Response(experiments=[experiment]),

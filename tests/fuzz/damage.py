@@ -55,8 +55,28 @@ TEXTS = (
     "🙈" * 100,
     "ab\u202ecd",
 )
-NUMBERS = (0, -1, 1, 255, 2**15, 2**31 - 1, 2**31, -(2**31), 2**32, 2**53 + 1, 2**63 - 1, 2**63,
-           2**64, 10**30, 10**400, 0.5, -0.0, 1e-320, 1e308, 1.5)
+NUMBERS = (
+    0,
+    -1,
+    1,
+    255,
+    2**15,
+    2**31 - 1,
+    2**31,
+    -(2**31),
+    2**32,
+    2**53 + 1,
+    2**63 - 1,
+    2**63,
+    2**64,
+    10**30,
+    10**400,
+    0.5,
+    -0.0,
+    1e-320,
+    1e308,
+    1.5,
+)
 OTHERS: tuple[Callable[[], Any], ...] = (
     lambda: None,
     lambda: True,
@@ -257,7 +277,9 @@ def damaged_table(table: pa.Table, rng: Random) -> pa.Table:
         elif change == 1:
             table = table.append_column(name, column)
         elif change == 2:
-            table = table.set_column(at, str(any_value(rng))[:50].encode("utf-8", "replace").decode(), column)
+            table = table.set_column(
+                at, str(any_value(rng))[:50].encode("utf-8", "replace").decode(), column
+            )
         else:
             with contextlib.suppress(pa.ArrowException, TypeError, ValueError, OverflowError):
                 values = _other_values(column.to_pylist(), change, rng)

@@ -98,7 +98,9 @@ def _make_table(folder: Path) -> None:
 
 def _make_coop(folder: Path) -> None:
     split = {
-        name: [[f"{label}/{name}{n}.png", label, CLASSES[label]] for label in (0, 1) for n in (0, 1)]
+        name: [
+            [f"{label}/{name}{n}.png", label, CLASSES[label]] for label in (0, 1) for n in (0, 1)
+        ]
         for name in ("train", "val", "test")
     }
     write_coop(folder, split)
@@ -125,7 +127,10 @@ def _make_tar(folder: Path) -> None:
 def _make_gnu_tar(folder: Path) -> None:
     with tarfile.open(folder / "pets.tar", "w", format=tarfile.GNU_FORMAT) as tar:
         for number, row in enumerate(_rows()[:4]):
-            for suffix, content in (("png", row["image"]), ("txt", b"cat" if number % 2 else b"dog")):
+            for suffix, content in (
+                ("png", row["image"]),
+                ("txt", b"cat" if number % 2 else b"dog"),
+            ):
                 assert isinstance(content, bytes)
                 info = tarfile.TarInfo(f"{'deep/' * 30}{number:04d}.{suffix}")
                 info.size = len(content)
@@ -283,4 +288,3 @@ READERS = (
     ),
     *_pictures(),
 )
-

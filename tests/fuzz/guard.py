@@ -65,8 +65,9 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         path, mode, flags = arguments
         if not isinstance(path, str | bytes):
             return
-        place = os.path.realpath(os.fsdecode(path))
-        writes = bool(isinstance(flags, int) and flags & _WRITING)
+        flags = flags if isinstance(flags, int) else 0
+        place = _place(path, follows=not flags & os.O_NOFOLLOW)
+        writes = bool(flags & _WRITING)
         if place.startswith(watch.secret):
             watch.crimes.append(f"it opened {place}")
         elif writes and not place.startswith((watch.folder, "/dev/")):
@@ -74,9 +75,18 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     elif event in _WRITES:
         for argument in arguments:
             if isinstance(argument, str | bytes) and os.path.isabs(argument):
-                place = os.path.realpath(os.fsdecode(argument))
+                place = _place(argument, follows=False)
                 if not place.startswith(watch.folder):
                     watch.crimes.append(f"{event} of {place}")
+
+
+def _place(path: str | bytes, follows: bool) -> str:
+    """Where a path leads, with its last link or without."""
+    text = os.fsdecode(path)
+    if follows:
+        return os.path.realpath(text)
+    folder, name = os.path.split(os.path.abspath(text))
+    return os.path.join(os.path.realpath(folder), name)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import torch
 import xxhash
 from safetensors.torch import save_file
 
+from safe_ray.comparison.rows import merge, read_rows
 from safe_ray.config import SweepConfig
 from safe_ray.features.index import PartKeys, read_index, write_index
 from safe_ray.features.inventory import take_inventory
@@ -35,7 +36,6 @@ from safe_ray.sweep.plan import decisions
 from safe_ray.training.checkpoint import goes_on, load_state, save_state
 from safe_ray.training.facts import TaskFacts, load_classifier, load_pooling
 from safe_ray.training.loop import MemberState, TrainingState
-from safe_ray.comparison.rows import merge, read_rows
 from tests.fuzz.reader import Reader, sha256_of, sign_records
 from tests.heads.test_artifact import card
 from tests.report.results import result
@@ -275,7 +275,9 @@ def _read_frozen(folder: Path) -> None:
 
 def _make_correct(folder: Path) -> None:
     right = np.array([True, False, True] * 7)
-    write_correct([Correct("foods", 1, 2, "safe", right), Correct("pets", 1, 2, "x", right)], folder)
+    write_correct(
+        [Correct("foods", 1, 2, "safe", right), Correct("pets", 1, 2, "x", right)], folder
+    )
 
 
 def _make_results(folder: Path) -> None:
@@ -313,5 +315,5 @@ READERS = (
     Reader("correct.parquet", _make_correct, read_correct, share=3),
     Reader("results.parquet", _make_results, lambda f: merge([(f, read_rows(f))]), share=3),
     Reader("summary.json", _make_summary, read_summary, share=4),
-    Reader("weights", _make_tensors, _read_weights, share=2),
+    Reader("weights", _make_tensors, _read_weights, own=False, share=2),
 )

@@ -10,8 +10,8 @@ from safe_ray.backbones.files import read_model_config
 from safe_ray.comparison.published import read_published
 from safe_ray.compose import ConfigTree, load_config, load_dataset, load_method, packaged_tree
 from safe_ray.data.readers.webdataset import expand_braces
-from safe_ray.own_data import read_classes
 from safe_ray.methods.base import make_method
+from safe_ray.own_data import read_classes
 from safe_ray.specs import BackboneSpec
 from tests.fuzz.reader import Fold, Reader
 
