@@ -54,17 +54,17 @@ class Journal:
         self._lost = False
         self._path = folder / FILE_NAME
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            _repair(self._path)
-        except OSError as error:
-            self._lose(error)
-        lock = JournalFileOpenLock(str(self._path))
-        self._file = JournalFileBackend(str(self._path), lock_obj=lock)
         self._read_bytes = 0
         # Optuna numbers studies in the order in which the file creates them.
         self._created = 0
         self._studies: dict[str, int] = {}
         self._trials: Counter[tuple[int, int]] = Counter()
+        try:
+            _repair(self._path)
+            lock = JournalFileOpenLock(str(self._path))
+            self._file = JournalFileBackend(str(self._path), lock_obj=lock)
+        except OSError as error:
+            self._lose(error)
 
     def record(self, space: SearchSpace, outcome: BankOutcome) -> None:
         """Add the trials of a finished bank to its study; those already there stay."""

@@ -277,9 +277,8 @@ def damaged_table(table: pa.Table, rng: Random) -> pa.Table:
         elif change == 1:
             table = table.append_column(name, column)
         elif change == 2:
-            table = table.set_column(
-                at, str(any_value(rng))[:50].encode("utf-8", "replace").decode(), column
-            )
+            text = str(any_value(rng))[:50].encode("utf-8", "replace").decode()
+            table = table.set_column(at, text, column)
         else:
             with contextlib.suppress(pa.ArrowException, TypeError, ValueError, OverflowError):
                 values = _other_values(column.to_pylist(), change, rng)

@@ -98,9 +98,7 @@ def _make_table(folder: Path) -> None:
 
 def _make_coop(folder: Path) -> None:
     split = {
-        name: [
-            [f"{label}/{name}{n}.png", label, CLASSES[label]] for label in (0, 1) for n in (0, 1)
-        ]
+        name: [[f"{at}/{name}{n}.png", at, CLASSES[at]] for at in (0, 1) for n in (0, 1)]
         for name in ("train", "val", "test")
     }
     write_coop(folder, split)
@@ -127,10 +125,8 @@ def _make_tar(folder: Path) -> None:
 def _make_gnu_tar(folder: Path) -> None:
     with tarfile.open(folder / "pets.tar", "w", format=tarfile.GNU_FORMAT) as tar:
         for number, row in enumerate(_rows()[:4]):
-            for suffix, content in (
-                ("png", row["image"]),
-                ("txt", b"cat" if number % 2 else b"dog"),
-            ):
+            label = CLASSES[number % 2].encode()
+            for suffix, content in (("png", row["image"]), ("txt", label)):
                 assert isinstance(content, bytes)
                 info = tarfile.TarInfo(f"{'deep/' * 30}{number:04d}.{suffix}")
                 info.size = len(content)
@@ -138,9 +134,10 @@ def _make_gnu_tar(folder: Path) -> None:
 
 
 def _make_saved(folder: Path) -> None:
-    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, disable_progress_bars
     from datasets import Image as ImageFeature
 
+    disable_progress_bars()
     features = Features(
         {"image": ImageFeature(), "label": ClassLabel(names=list(CLASSES)), "note": Value("string")}
     )

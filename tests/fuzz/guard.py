@@ -62,7 +62,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if event in _FORBIDDEN:
         watch.crimes.append(f"{event}{arguments[:2]!r}")
     elif event == "open":
-        path, mode, flags = arguments
+        path, _, flags = arguments
         if not isinstance(path, str | bytes):
             return
         flags = flags if isinstance(flags, int) else 0
@@ -74,7 +74,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
             watch.crimes.append(f"it opened {place} to write")
     elif event in _WRITES:
         for argument in arguments:
-            if isinstance(argument, str | bytes) and os.path.isabs(argument):
+            if isinstance(argument, str | bytes) and os.fsdecode(argument).startswith("/"):
                 place = _place(argument, follows=False)
                 if not place.startswith(watch.folder):
                     watch.crimes.append(f"{event} of {place}")
@@ -85,8 +85,8 @@ def _place(path: str | bytes, follows: bool) -> str:
     text = os.fsdecode(path)
     if follows:
         return os.path.realpath(text)
-    folder, name = os.path.split(os.path.abspath(text))
-    return os.path.join(os.path.realpath(folder), name)
+    folder, _, name = text.rpartition("/")
+    return f"{os.path.realpath(folder or '.')}/{name}"
 
 
 @contextlib.contextmanager
@@ -102,7 +102,7 @@ def watched(folder: Path, secret: Path) -> Iterator[Watch]:
         _hooked = True
     watch = Watch(os.path.realpath(folder), os.path.realpath(secret))
     peak = _peak()
-    beside = sorted(os.listdir(folder.parent))
+    beside = sorted(folder.parent.iterdir())
     with _limited():
         _watch = watch
         try:
@@ -111,7 +111,7 @@ def watched(folder: Path, secret: Path) -> Iterator[Watch]:
             _watch = None
     if _peak() - peak > GROWTH:
         watch.crimes.append(f"it took {(_peak() - peak) >> 20} MiB of memory")
-    if sorted(os.listdir(folder.parent)) != beside:
+    if sorted(folder.parent.iterdir()) != beside:
         watch.crimes.append("it left something beside its folder")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pyarrow as pa
 import torch
 import xxhash
@@ -108,6 +109,7 @@ def _read_bank(folder: Path) -> object:
 
 
 def _make_journal(folder: Path) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     Journal(folder).record(SPACE, outcome_of(CANDIDATES))
 
 
@@ -275,9 +277,8 @@ def _read_frozen(folder: Path) -> None:
 
 def _make_correct(folder: Path) -> None:
     right = np.array([True, False, True] * 7)
-    write_correct(
-        [Correct("foods", 1, 2, "safe", right), Correct("pets", 1, 2, "x", right)], folder
-    )
+    rows = [Correct("foods", 1, 2, "safe", right), Correct("pets", 1, 2, "x", right)]
+    write_correct(rows, folder)
 
 
 def _make_results(folder: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from safe_ray.data.locations import exists, first_line, is_folder, is_uri, join, read_bytes
+from safe_ray.data.locations import exists, first_line, is_folder, is_uri, join, read_bytes, walk
 from safe_ray.data.readers.base import (
     BYTES_SCHEMA,
     FILES_SCHEMA,
@@ -145,28 +145,41 @@ def _load(spec: DatasetSpec, location: str) -> Any:
 
 
 def _check_files(location: str) -> None:
-    """Check that what a folder of `save_to_disk` names lies in it.
+    """Check that what a folder of `save_to_disk` names lies in it, as files.
 
     Raises:
         InputError: it names something else.
     """
-    folders = [location]
-    file = join(location, "dataset_dict.json")
-    if exists(file):
-        splits = parse_json(read_bytes(file, largest=LARGEST_JSON))["splits"]
-        _check_names(file, splits)
-        folders = [join(location, split) for split in splits]
+    # Neither pipes nor devices are listed.
+    present = frozenset(walk(location))
+
+    def values(file: str) -> Any:
+        if file not in present:
+            raise InputError(f"{location} has no file {file}: fetch it again.")
+        return parse_json(read_bytes(join(location, file), largest=LARGEST_JSON))
+
+    folders = [""]
+    if "dataset_dict.json" in present:
+        splits = values("dataset_dict.json")["splits"]
+        _check_names(location, splits)
+        folders = [f"{split}/" for split in splits]
     for folder in folders:
-        file = join(folder, "state.json")
-        state = parse_json(read_bytes(file, largest=LARGEST_JSON))
+        state = values(f"{folder}state.json")
+        values(f"{folder}dataset_info.json")
         for key in ("_data_files", "_indices_data_files"):
-            _check_names(file, [entry["filename"] for entry in state.get(key) or ()])
+            names = [entry["filename"] for entry in state.get(key) or ()]
+            _check_names(location, names)
+            for name in names:
+                if f"{folder}{name}" not in present:
+                    raise InputError(f"{location} has no file {folder}{name}: fetch it again.")
 
 
-def _check_names(file: str, names: Sequence[Any]) -> None:
+def _check_names(location: str, names: Sequence[Any]) -> None:
     for name in names:
         if not is_plain_name(name):
-            raise InputError(f"{file} names {name!r}, which is none of its folder: fetch it again.")
+            raise InputError(
+                f"{location} names {name!r}, which is none of its files: fetch it again."
+            )
 
 
 def _image_column(spec: DatasetSpec, location: str, part: Any) -> str:
