@@ -59,23 +59,47 @@ def read_parquet(
         pa.ArrowException: it is damaged, lacks a column, or comes to far more than its size.
     """
     with _arrow_errors():
+        schema = _open(source).schema_arrow
+        names = schema.names if columns is None else list(columns)
+        batches = list(parquet_batches(source, names))
+        kept = pa.schema([schema.field(name) for name in names])
+        return pa.Table.from_batches(batches, batches[0].schema if batches else kept)
+
+
+def parquet_batches(
+    source: str | Path | pa.NativeFile, columns: Sequence[str], rows: int = _MOST_ROWS_A_BATCH
+) -> Iterator[pa.RecordBatch]:
+    """Yield columns of a Parquet file as `read_parquet` returns them, some rows at a time.
+
+    Args:
+        source: see `read_parquet`.
+        columns: of the top level.
+        rows: how many at most.
+
+    Raises:
+        OSError, pa.ArrowException: see `read_parquet`.
+    """
+    with _arrow_errors():
         file = _open(source)
-        names = file.schema_arrow.names if columns is None else list(columns)
+        names = list(columns)
         schema = pa.schema([file.schema_arrow.field(name) for name in names])
         for field in schema:
             _refuse_lists(field.name, field.type)
         allowed = _ALWAYS_ALLOWED + LARGEST_RATIO * _size(source)
-        rows = _rows_a_batch(file, source, schema, allowed)
-        batches = []
-        came_to = 0
-        for batch in file.iter_batches(rows, columns=names, use_threads=False):
+        rows = min(rows, _rows_a_batch(file, source, schema, allowed))
+        batches = file.iter_batches(rows, columns=names, use_threads=False)
+    came_to = 0
+    while True:
+        with _arrow_errors():
+            batch = next(batches, None)
+            if batch is None:
+                return
             came_to += batch.nbytes
             if came_to > allowed:
                 raise UnsafeFile(f"it comes to more than {allowed} bytes")
             batch.validate(full=True)
-            batches.append(batch)
-        table = pa.Table.from_batches(batches, batches[0].schema if batches else schema)
-        return table.select(names)
+            batch = batch.select(names)
+        yield batch
 
 
 def mapped_batches(path: Path) -> Iterator[pa.RecordBatch]:

@@ -210,7 +210,8 @@ def authenticate(environment: MutableMapping[str, str], joining: bool) -> None:
 
     Left alone, Ray from 2.59 on writes a token into the home folder, which changes how clusters
     that are started later behave. Whoever has an account on this machine reaches a local Ray, so it
-    gets a token of its own that ends with it. A running cluster expects a token exactly where Ray looks for one.
+    gets a token of its own that ends with it. A running cluster expects a token exactly where Ray
+    looks for one.
 
     Args:
         environment: the process's environment variables, changed in place.

@@ -8,6 +8,7 @@ that hold every point of its grid.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -133,6 +134,26 @@ def how_to_load(module: str, options: Mapping[str, Any]) -> Sequence[str]:
     """
     lines: Sequence[str] = getattr(make_method(module, options), "how_to_load", HOW_TO_LOAD_METHOD)
     return lines
+
+
+def check_module(module: str, trusted: Sequence[str] = ()) -> None:
+    """Refuse a module that a head names, unless it is of this package or was imported before.
+
+    To import a module is to run it, and its name may come from anybody's head.
+
+    Args:
+        module: its dotted name.
+        trusted: more modules that may be imported.
+
+    Raises:
+        InputError: it is neither.
+    """
+    own = module.startswith("safe_ray.") and is_module_name(module)
+    if not own and module not in trusted and module not in sys.modules:
+        raise InputError(
+            f"The head names the module {module!r}, which is not of this package: if you trust it, "
+            "import it first (--import on the command line)."
+        )
 
 
 def make_method(module: str, options: Mapping[str, Any]) -> Method:

@@ -36,6 +36,7 @@ from safe_ray.tracking.connection import (
     check_reachable,
     displayed,
     first_line,
+    no_answer,
     normalise_uri,
     prepare_environment,
     quiet_migration,
@@ -67,8 +68,6 @@ if TYPE_CHECKING:
 Heads = Literal["all", "best", "none"]
 
 _VERSIONS_A_PAGE = 100
-# What MLflow's client makes of an answer that is none of MLflow's.
-_NO_ANSWER = (ArithmeticError, AttributeError, LookupError, SystemError, TypeError, ValueError)
 
 
 def model_name(sweep: str, task_id: str) -> str:
@@ -361,8 +360,6 @@ class Tracker:
         """Turn whatever MLflow, its server or its disk does wrong into one sentence."""
         import requests
         import sqlalchemy
-        from google.protobuf.json_format import Error as FormatError
-        from google.protobuf.message import Error as ProtocolError
         from mlflow.exceptions import MlflowException
 
         try:
@@ -372,9 +369,7 @@ class Tracker:
             requests.RequestException,
             sqlalchemy.exc.SQLAlchemyError,
             OSError,
-            FormatError,
-            ProtocolError,
-            *_NO_ANSWER,
+            *no_answer(),
         ) as error:
             raise InputError(
                 f"MLflow at {displayed(self.uri)} could not {what} "

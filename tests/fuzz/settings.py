@@ -6,8 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
-from safe_ray.backbones.files import read_model_config
 from safe_ray.comparison.published import read_published
+
+from safe_ray.backbones.files import read_model_config
 from safe_ray.compose import ConfigTree, load_config, load_dataset, load_method, packaged_tree
 from safe_ray.data.readers.webdataset import expand_braces
 from safe_ray.methods.base import make_method

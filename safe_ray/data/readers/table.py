@@ -213,8 +213,16 @@ def _images(spec: DatasetSpec, location: str) -> str:
     return chosen
 
 
-def _check_scheme(text: str, root: str) -> None:
-    """Refuse a row that names a file system which nobody asked for: some of them run programs."""
+def check_scheme(text: str, root: str) -> None:
+    """Refuse a row that names a file system which nobody asked for: some of them run programs.
+
+    Args:
+        text: the URI in the row.
+        root: where the table lies.
+
+    Raises:
+        InputError: it does.
+    """
     scheme = text.partition("://")[0]
     if scheme not in SCHEMES and scheme != root.partition("://")[0]:
         raise InputError(
@@ -231,7 +239,7 @@ def _resolve(written: Sequence[str], images: str) -> tuple[list[str], list[str]]
     inside = True
     for text in written:
         if is_uri(text):
-            _check_scheme(text, root)
+            check_scheme(text, root)
             file = locate(text, Path())
         elif is_uri(root):
             file = join(root, posixpath.normpath(text))
