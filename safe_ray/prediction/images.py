@@ -192,11 +192,9 @@ def _batches(file: str) -> Iterator[pa.RecordBatch]:
     if kind == "parquet":
         with open_input(file) as source:
             present = parquet_schema(source).names
-            wanted = (
-                _column(file, present, PATH_COLUMNS),
-                _column(file, present, LABEL_COLUMNS, False),
-            )
-            names = [name for name in wanted if name is not None]
+            paths = _column(file, present, PATH_COLUMNS)
+            labels = _column(file, present, LABEL_COLUMNS, needed=False)
+            names = [name for name in (paths, labels) if name is not None]
             yield from parquet_batches(source, names, _ROWS)
     elif kind == "jsonl":
         with open_input(file) as source:

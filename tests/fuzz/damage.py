@@ -404,6 +404,7 @@ BY_SUFFIX: dict[str, Callable[[bytes, Random], bytes]] = {
     ".tsv": damaged_lines,
     ".txt": damaged_lines,
     ".log": damaged_lines,
+    ".jsonl": damaged_lines,
 }
 
 

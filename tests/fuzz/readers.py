@@ -2,10 +2,16 @@
 
 from collections.abc import Sequence
 
-from tests.fuzz import answers, data, records, settings
+from tests.fuzz import answers, data, predicting, records, settings
 from tests.fuzz.reader import Reader
 
-READERS = (*records.READERS, *data.READERS, *settings.READERS, *answers.READERS)
+READERS = (
+    *records.READERS,
+    *data.READERS,
+    *predicting.READERS,
+    *settings.READERS,
+    *answers.READERS,
+)
 BY_NAME = {reader.name: reader for reader in READERS}
 
 

@@ -36,7 +36,7 @@ from safe_ray.sweep.frozen import compare, freeze
 from safe_ray.sweep.plan import decisions
 from safe_ray.training.checkpoint import goes_on, load_state, save_state
 from safe_ray.training.facts import TaskFacts, load_classifier, load_pooling
-from safe_ray.training.loop import MemberState, TrainingState
+from safe_ray.training.members import MemberState, TrainingState
 from tests.fuzz.reader import Reader, sha256_of, sign_records
 from tests.heads.test_artifact import card
 from tests.report.results import result

@@ -6,9 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from safe_ray.comparison.published import read_published
-
 from safe_ray.backbones.files import read_model_config
+from safe_ray.comparison.references import load_reference
 from safe_ray.compose import ConfigTree, load_config, load_dataset, load_method, packaged_tree
 from safe_ray.data.readers.webdataset import expand_braces
 from safe_ray.methods.base import make_method
@@ -81,7 +80,7 @@ READERS = (
     Reader(
         "published YAML",
         _copy("reference/rn50.yaml"),
-        lambda folder: read_published(folder / "reference" / "rn50.yaml"),
+        lambda folder: load_reference("rn50", folder),
         own=False,
         share=2,
     ),
