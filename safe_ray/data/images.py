@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 import io
+import warnings
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
 from safe_ray.errors import one_line
+
+# Of damaged bytes it says in lines of its own what the reason says in one.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # Formats that Pillow decodes itself: others (EPS) would start a program on the bytes.
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
