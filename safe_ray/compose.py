@@ -5,6 +5,7 @@ Hydra's compose API does the work. Its errors become one sentence with the neare
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,12 +39,25 @@ from safe_ray.config import (
 )
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import is_uri, resolve_path
+from safe_ray.outside import LARGEST_YAML, check_plain, check_yaml, is_plain_name, read_file
 from safe_ray.own_data import OPTIONS, dataset_at, is_own_setting, looks_like_location
 
 PRIMARY = "tune"
 DATASETS = "dataset"
 METHODS = "method"
 RANGE_KEYS = ("low", "high", "log")
+# What OmegaConf raises beside its own errors, where values are of types that it does not expect.
+_UNREADABLE = (
+    OmegaConfBaseException,
+    yaml.YAMLError,
+    OSError,
+    ValueError,
+    RecursionError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+)
 
 
 def packaged_tree() -> Path:
@@ -78,6 +92,17 @@ class ConfigTree:
         names = {file.stem for folder in self.folders for file in (folder / group).glob("*.yaml")}
         return sorted(names)
 
+    def own_files(self) -> list[Path]:
+        """Return the files of a user's tree that are composed; the packaged ones are known."""
+        packaged = packaged_tree()
+        places = [
+            place
+            for folder in self.folders
+            if folder != packaged
+            for place in (folder, *(folder / group for group in groups()))
+        ]
+        return [file for place in places for file in sorted(place.glob("*.yaml"))]
+
     def find(self, group: str, name: str) -> Path | None:
         """Return the file of a group, or None."""
         files = [folder / group / f"{name}.yaml" for folder in self.folders]
@@ -102,7 +127,8 @@ def load_config(overrides: Sequence[str] = (), config_dir: str | Path | None = N
     try:
         composed.storage = str(_storage(composed.storage))
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
+        check_plain(values)
+    except _UNREADABLE as error:
         raise InputError(f"The configuration cannot be resolved: {_first_line(error)}.") from None
     assert isinstance(values, dict)
     plain: dict[str, Any] = {str(key): value for key, value in values.items()}
@@ -282,6 +308,15 @@ def load_dataset(tree: ConfigTree, name: str) -> DatasetConfig:
     return validate_dataset(name, _read_choice(tree, DATASETS, name, "tasks.datasets"))
 
 
+def _text_of(file: Path) -> str:
+    """Return the text of a YAML file that is safe to be made into values.
+
+    Raises:
+        OSError, ValueError: see `safe_ray.outside`.
+    """
+    return check_yaml(read_file(file, 4 * LARGEST_YAML))
+
+
 def _read_choice(
     tree: ConfigTree,
     group: str,
@@ -290,7 +325,8 @@ def _read_choice(
     changes: Mapping[str, Any] | DictConfig | None = None,
 ) -> dict[str, Any]:
     """Return the content of a group's file that a setting names, with changes over it."""
-    file = tree.find(group, name)
+    # A name is one of a file in the folder, and no way out of it.
+    file = tree.find(group, name) if is_plain_name(name) else None
     if file is None:
         known = tree.choices(group)
         raise InputError(
@@ -299,11 +335,12 @@ def _read_choice(
             + (nearest(name, known) or f" There are: {', '.join(known)}.")
         )
     try:
-        content = OmegaConf.load(file)
+        content = OmegaConf.load(io.StringIO(_text_of(file)))
         if changes and isinstance(content, DictConfig):
             content = OmegaConf.merge(content, changes)
         values = OmegaConf.to_container(content, resolve=True, throw_on_missing=True)
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        check_plain(values)
+    except _UNREADABLE as error:
         raise InputError(f"{file} cannot be read: {_first_line(error)}.") from None
     if not isinstance(values, dict):
         raise InputError(f"{file} must hold settings such as `format: parquet`.")
@@ -319,10 +356,15 @@ def compose_tree(tree: ConfigTree, overrides: Sequence[str] = ()) -> DictConfig:
     readable = [_readable(text) for text in overrides]
     for text, parsed in readable:
         _check(text, parsed, tree)
+    for file in tree.own_files():
+        try:
+            _text_of(file)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file} cannot be read: {_first_line(error)}.") from None
     try:
         with _searching(tree.folders):
             return compose(PRIMARY, [_addable(text) for text, _ in readable])
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+    except (HydraException, *_UNREADABLE) as error:
         where = " and ".join(str(folder) for folder in tree.folders)
         raise InputError(
             f"The configuration in {where} cannot be composed: {_first_line(error)}."
@@ -448,5 +490,7 @@ def _escape(value: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__).rstrip(".")

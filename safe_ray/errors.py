@@ -10,9 +10,17 @@ _BLIND = re.compile(
     r"the node (\S+) does not see the storage as the driver does \((.*?)\), and gets no more work "
     r"\[(\w+)\]"
 )
+LONGEST_SENTENCE = 4000
 
 
-class InputError(Exception):
+class _Sentence(Exception):
+    """An error whose text is one line, whatever a file's names and values bring into it."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+class InputError(_Sentence):
     """A mistake in what was asked for or in the data given.
 
     Its message is one sentence that names the value, the place and the remedy. The command line
@@ -59,12 +67,32 @@ class DamagedFileError(InputError):
     """A file of the program's own holds something else than what was written: torn or altered."""
 
 
-class IncompleteError(Exception):
+class IncompleteError(_Sentence):
     """A run ended without a part of what was rightly asked for.
 
     Its message names what is missing, the reason and the remedy. The command line prints it without
     a traceback and exits with status 1.
     """
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line that a terminal shows and does not obey.
+
+    Line breaks become spaces, other control characters their escapes, and the middle of a text
+    beyond `LONGEST_SENTENCE` is left out.
+    """
+    if not text.isprintable():
+        text = "".join(map(_shown, text))
+    if len(text) > LONGEST_SENTENCE:
+        half = LONGEST_SENTENCE // 2
+        text = f"{text[:half]} [...] {text[-half:]}"
+    return text
+
+
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else character.encode("unicode_escape").decode()
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import importlib.resources
 import json
@@ -12,14 +13,16 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safe_ray.errors import DamagedFileError, InputError
+from safe_ray.outside import read_json
 
 PACKAGE_SCHEME = "pkg://"
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 _DIGEST = "digest"
+_Kind = TypeVar("_Kind")
 
 
 def sha256_hex(*chunks: bytes, length: int = 64) -> str:
@@ -115,7 +118,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         InputError: it cannot be read.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = read_json(path, follow=False)
         # Records of older versions have no digest.
         whole = isinstance(value, dict)
         if whole and _DIGEST in value:
@@ -124,13 +127,44 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): check the disk.") from error
-    except (ValueError, RecursionError):
+    except ValueError:
         whole = False
     if not whole:
-        raise DamagedFileError(
-            f"{path} is damaged: delete it, and give the same command again to have it made anew."
-        )
+        raise damaged(path)
     return value
+
+
+def damaged(path: Path) -> DamagedFileError:
+    """Return the error that a file of the program's own does not hold what was written."""
+    return DamagedFileError(
+        f"{path} is damaged: delete it, and give the same command again to have it made anew."
+    )
+
+
+def as_kind(kind: type[_Kind], value: Any, path: Path) -> _Kind:
+    """Return the dataclass that a record's plain values describe, every field of its type.
+
+    Args:
+        kind: the dataclass; its fields may be dataclasses, too.
+        value: what `read_record` returned.
+        path: of the record, for the error.
+
+    Raises:
+        DamagedFileError: a field is missing, or has another type.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise damaged(path) from error
+
+
+@functools.cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def names_file(text: str) -> bool:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from safe_ray.config import DatasetConfig, validate_dataset
-from safe_ray.errors import InputError
+from safe_ray.errors import InputError, one_line
 from safe_ray.files import resolve_path
+from safe_ray.outside import LARGEST_JSON, parse_json, parse_yaml, read_file
 
 OPTIONS = "options."
 SETTINGS = ("classes", "templates", "format", "ensemble", "descriptions")
@@ -97,16 +95,16 @@ def read_classes(location: str) -> list[Any] | dict[str, Any]:
     """
     file = resolve_path(location)
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_file(file, LARGEST_JSON).decode("utf-8-sig")
         suffix = file.suffix.lower()
         if suffix == ".json":
-            content = json.loads(text)
+            content = parse_json(text)
         elif suffix in (".yaml", ".yml"):
-            content = yaml.safe_load(text)
+            content = parse_yaml(text)
         else:
             content = [line.strip() for line in text.splitlines() if line.strip()]
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError) as error:
+        reason = one_line(str(error))
         raise InputError(
             f"classes={location} cannot be read ({reason}): give a file with a class name a line, "
             "a JSON or YAML file with a list or a mapping from folders to names, or "

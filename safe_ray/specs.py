@@ -129,12 +129,6 @@ class MethodSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     knobs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> MethodSpec:
-        """Read what `dataclasses.asdict` and JSON made of one."""
-        knobs = {name: tuple(values) for name, values in value["knobs"].items()}
-        return MethodSpec(**{**value, "knobs": knobs})
-
 
 @dataclass(frozen=True)
 class MethodGroup:
@@ -152,12 +146,6 @@ class MethodGroup:
     methods: tuple[MethodSpec, ...]
     trained: tuple[str, ...] = ()
     low_rank: bool = False
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> MethodGroup:
-        """Read what `dataclasses.asdict` and JSON made of one."""
-        methods = tuple(map(MethodSpec.from_json, value["methods"]))
-        return MethodGroup(value["name"], methods, tuple(value["trained"]), value["low_rank"])
 
 
 @dataclass(frozen=True)

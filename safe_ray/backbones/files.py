@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safe_ray.errors import InputError
 from safe_ray.files import names_file, resolve_path
+from safe_ray.outside import read_json
 from safe_ray.specs import BackboneSpec
 
 CONFIG_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
@@ -34,7 +34,7 @@ def read_model_config(spec: BackboneSpec, file: Path) -> Mapping[str, Any]:
         InputError: the file is not readable JSON, lacks a key, or is not named after the model.
     """
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
     except (OSError, ValueError) as error:
         raise InputError(
             f"The model configuration {file} of backbone {spec.name!r} is not readable JSON "

@@ -146,7 +146,8 @@ def _initialise(address: str, num_cpus: int | None) -> None:
                 if joining:
                     ray.init(address, **common)
                 else:
-                    ray.init(_LOCAL, num_cpus=num_cpus, include_dashboard=False, **common)
+                    with _on_loopback():
+                        ray.init(_LOCAL, num_cpus=num_cpus, include_dashboard=False, **common)
         except (Exception, SystemExit) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             if joining:
@@ -208,8 +209,9 @@ def authenticate(environment: MutableMapping[str, str], joining: bool) -> None:
     """Decide how processes prove to Ray that they belong, unless `RAY_AUTH_MODE` says it already.
 
     Left alone, Ray from 2.59 on writes a token into the home folder, which changes how clusters
-    that are started later behave. A local Ray listens on the network, so it gets a token of its
-    own that ends with it. A running cluster expects a token exactly where Ray looks for one.
+    that are started later behave. Whoever has an account on this machine reaches a local Ray, so it
+    gets a token of its own that ends with it. A running cluster expects a token exactly where Ray
+    looks for one.
 
     Args:
         environment: the process's environment variables, changed in place.
@@ -222,6 +224,30 @@ def authenticate(environment: MutableMapping[str, str], joining: bool) -> None:
     if not joining and not has_token:
         environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     environment["RAY_AUTH_MODE"] = "token" if has_token or not joining else "disabled"
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a Ray that is started here listen on the loopback interface alone.
+
+    Ray takes the address by which others reach this machine, and then listens on all interfaces;
+    where it makes no clusters of several machines, as on macOS, it takes 127.0.0.1. Its processes
+    read that from the environment. Whoever has set the variable is asking for something else.
+    """
+    from ray._private import ray_constants as constants
+
+    name = constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    if name in os.environ:
+        yield
+        return
+    before = constants.ENABLE_RAY_CLUSTER
+    os.environ[name] = "0"
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[name]
 
 
 def _reread_environment() -> None:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from safe_ray.compose import ConfigTree
 from safe_ray.config import Flag, Group, Name, PositiveInt, validate_settings
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import resolve_path
+from safe_ray.outside import read_yaml
 from safe_ray.report.published import ANY_SHOTS, Published, Reference
 
 REFERENCES = "reference"
@@ -128,12 +128,11 @@ def read_values(tree: ConfigTree, kind: str, name: str) -> tuple[Path, dict[str,
             + f" (A file of your own is written {kind}=<path>.yaml.)"
         )
     try:
-        values = yaml.safe_load(file.read_text())
+        values = read_yaml(file)
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}): correct {kind}=.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{file} is not YAML: {reason}.") from None
+    except ValueError as error:
+        raise InputError(f"{file} is not YAML: {error}.") from None
     if not isinstance(values, dict):
         raise InputError(f"{file} must hold settings such as `backbone: rn50`.")
     return file, {str(key): value for key, value in values.items()}

@@ -74,20 +74,21 @@ def read_rows(place: Path) -> tuple[ResultRow, ...]:
             column holds.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from safe_ray.arrow_files import parquet_schema, read_parquet
 
     file = place / PARQUET_FILE if place.is_dir() else place
     if not file.is_file():
         raise InputError(f"There is no {file}: name the folder of a sweep that has ended.")
     try:
-        names = pq.read_schema(file).names
+        names = parquet_schema(file).names
         missing = [name for name in COLUMNS if name not in names]
         if missing:
             raise InputError(
                 f"{file} lacks {_enumerated(missing)}: give the command of that sweep again, which "
                 "writes its results anew."
             )
-        records = pq.read_table(file, columns=list(COLUMNS)).to_pylist()
+        records = read_parquet(file, COLUMNS).to_pylist()
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise InputError(

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import functools
 import io
+import warnings
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
+
+from safe_ray.errors import one_line
+
+# Of damaged bytes it says in lines of its own what the reason says in one.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # Formats that Pillow decodes itself: others (EPS) would start a program on the bytes.
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -20,6 +26,11 @@ SUFFIXES = frozenset({
 # fmt: on
 JPEG_MAGIC = b"\xff\xd8\xff"
 SIXTEEN_TO_EIGHT_BITS = 257
+LARGEST_PIXELS = 178_956_970
+"""At which Pillow, left alone, speaks of a bomb; decoded they are most of a gigabyte."""
+MOST_SCANS = 100
+MOST_SCANNED_PIXELS = 2_000_000_000
+_SCAN = b"\xff\xda"
 
 
 class BadImageError(ValueError):
@@ -49,6 +60,7 @@ def decode_image(data: bytes, side: int | None = None) -> Image.Image:
         raise BadImageError("the file is empty")
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
+            _refuse_bombs(image, data)
             if side is not None:
                 image.draft("RGB", (side, side))
             image.load()
@@ -63,7 +75,21 @@ def decode_image(data: bytes, side: int | None = None) -> Image.Image:
         raise BadImageError(f"too many pixels: {error}") from error
     # Pillow's decoders raise almost anything on damaged bytes.
     except Exception as error:
-        raise BadImageError(f"damaged: {error or type(error).__name__}") from error
+        raise BadImageError(f"damaged: {one_line(str(error)) or type(error).__name__}") from error
+
+
+def _refuse_bombs(image: Image.Image, data: bytes) -> None:
+    """Refuse what takes far more memory or time than images do, before it is decoded.
+
+    Each scan of a progressive JPEG goes over all of its pixels, and an empty one has a few bytes.
+    """
+    pixels = image.width * image.height
+    if pixels > LARGEST_PIXELS:
+        raise BadImageError(f"too many pixels: {pixels}, and {LARGEST_PIXELS} at most are read")
+    if data.startswith(JPEG_MAGIC):
+        scans = data.count(_SCAN)
+        if scans > MOST_SCANS or scans * pixels > MOST_SCANNED_PIXELS:
+            raise BadImageError(f"too many scans: {scans} over {pixels} pixels")
 
 
 def decoder_warning(data: bytes) -> str:
@@ -109,10 +135,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise BadImageError("floating-point samples, which have no agreed range")
     if image.mode.startswith("I"):
-        samples = np.asarray(image).astype(np.int64)
-        image = Image.fromarray(
-            (np.clip(samples, 0, 65535) // SIXTEEN_TO_EIGHT_BITS).astype(np.uint8)
-        )
+        samples = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
+        image = Image.fromarray((samples // SIXTEEN_TO_EIGHT_BITS).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

@@ -11,6 +11,7 @@ import datetime
 import errno
 import functools
 import os
+import sys
 import urllib.parse
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,8 +23,11 @@ import pyarrow.fs as pafs
 
 from safe_ray.errors import InputError
 from safe_ray.files import is_uri, resolve_path, sha256_hex
+from safe_ray.outside import GIB, check_file, open_file
 
 FILE_SCHEME = "file://"
+LARGEST = 2 * GIB
+"""The bytes of a local file that are read at once."""
 
 _WEB = ("http", "https")
 _ENCODED = (*_WEB, "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
@@ -52,20 +56,30 @@ def join(folder: str, relative: str) -> str:
     return f"{base.rstrip('/')}/{inside}{mark}{query}"
 
 
-def read_bytes(file: str, offset: int = 0, length: int | None = None) -> bytes:
+def read_bytes(
+    file: str, offset: int = 0, length: int | None = None, largest: int = LARGEST
+) -> bytes:
     """Return the bytes of a file, or `length` of them from `offset`.
 
     Raises:
-        OSError: it is missing, out of reach or shorter than that.
+        OSError: it is missing, out of reach or shorter than that; or it is a local file, and no
+            regular one, or more than `largest` bytes of it are wanted.
         InputError: a package for its file system is not installed.
     """
     local = _local(file)
     if local is None:
         content = _remote(file).read(offset, length)
     else:
-        with open(local, "rb") as stream:
+        with open_file(local) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            wanted = size - offset if length is None else length
+            # A length that the file does not have would be allocated before it is missed.
+            if not 0 <= offset <= offset + wanted <= size:
+                raise OSError(errno.EIO, f"the file ends before byte {offset + wanted}")
+            if wanted > largest:
+                raise OSError(errno.EFBIG, f"it has {wanted} bytes, more than {largest}")
             stream.seek(offset)
-            content = stream.read() if length is None else stream.read(length)
+            content = stream.read(wanted)
     if length is not None and len(content) < length:
         raise OSError(errno.EIO, f"the file ends before byte {offset + length}")
     return content
@@ -84,7 +98,10 @@ def stamp(file: str) -> tuple[int, int]:
     local = _local(file)
     if local is None:
         return _remote(file).stamp()
-    status = os.stat(local)  # noqa: PTH116 - a million times
+    try:
+        status = os.stat(local)  # noqa: PTH116 - a million times
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "no file can have such a name") from error
     return status.st_size, status.st_mtime_ns
 
 
@@ -190,7 +207,10 @@ def open_input(file: str) -> pa.NativeFile:
         InputError: a package for its file system is not installed.
     """
     local = _local(file)
-    return pa.OSFile(local) if local is not None else _remote(file).open()
+    if local is None:
+        return _remote(file).open()
+    check_file(local, sys.maxsize, follow=True)
+    return pa.OSFile(local)
 
 
 def first_line(error: BaseException) -> str:
@@ -361,6 +381,9 @@ class _Remote:
 
 
 def _remote(uri: str) -> _Remote:
+    # fsspec reads a chain as a file in a file, or one that it first copies to this machine.
+    if "::" in uri:
+        raise InputError(f"{uri} chains file systems: name a file of one of them.")
     scheme, _, rest = uri.partition("://")
     if scheme in _WEB:
         return _Remote(uri, spec=_fsspec(uri)[0], web=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from safe_ray.errors import InputError, nearest
+from safe_ray.outside import read_json
 
 SLOT = "{}"
 
@@ -86,7 +86,7 @@ def read_descriptions(
         InputError: no such file, not JSON of that shape, or a class without sentences.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except (OSError, ValueError) as error:
         raise InputError(
             f"The descriptions {file} are not readable JSON ({error}): correct the path under "

@@ -15,8 +15,10 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from safe_ray.arrow_files import mapped_batches
 from safe_ray.errors import InputError
 from safe_ray.features.parts import write_batch
+from safe_ray.outside import parse_json
 
 INDEX_NAME = "index.arrow"
 
@@ -34,15 +36,17 @@ def read_index(folder: Path) -> dict[str, PartKeys]:
     """Return the key columns of the parts in the index; empty if it is absent or damaged."""
     path = folder / INDEX_NAME
     try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-            batch = reader.get_batch(0)
-            metadata = reader.schema.metadata
-        batch.validate(full=True)
+        batch = next(mapped_batches(path))
+        metadata = batch.schema.metadata
         if int(metadata[b"checksum"]) != _checksum(batch, metadata[b"parts"]):
             return {}
+        samples = batch.column("sample").cast(pa.string())
+        if samples.null_count:
+            return {}
         views = batch.column("view").to_numpy().astype(np.int64)
-        return dict(_slices(json.loads(metadata[b"parts"]), batch.column("sample"), views))
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
+        return dict(_slices(parse_json(metadata[b"parts"]), samples, views))
+    # It is only a cache, and can have anything in place of anything.
+    except (OSError, pa.ArrowException, ValueError, LookupError, TypeError, StopIteration):
         return {}
 
 
@@ -57,6 +61,8 @@ def _slices(
 ) -> Iterator[tuple[str, PartKeys]]:
     start = 0
     for name, size, rows in listed:
+        if not isinstance(name, str) or size < 0 or not 0 <= rows <= len(views) - start:
+            raise ValueError("The index does not add up.")
         yield name, PartKeys(size, samples.slice(start, rows), views[start : start + rows])
         start += rows
     if start != len(views):

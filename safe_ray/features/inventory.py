@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from safe_ray.arrow_files import mapped_batches
 from safe_ray.data.images import BadImageError, decode_image, decoder_warning
 from safe_ray.data.locations import first_line, is_uri, stamp
 from safe_ray.data.sources import ImageSource, image_sources
@@ -369,13 +370,13 @@ def _read_cache(cache: Path) -> _Known:
 @functools.lru_cache(maxsize=1)
 def _parse_cache(cache: Path, size: int, mtime_ns: int) -> _Known:
     try:
-        with pa.memory_map(str(cache)) as source, pa.ipc.open_file(source) as reader:
-            columns = reader.read_all().to_pydict()
+        batches = list(mapped_batches(cache))
+        columns = pa.Table.from_batches(batches).cast(_CACHE_SCHEMA).to_pydict()
         rows = zip(*(columns[name] for name in _CACHE_SCHEMA.names[:4]), strict=True)
         files = {(file, size, mtime): sample for file, size, mtime, sample in rows if file}
         return _Known(files, dict(zip(columns["sample"], columns["warning"], strict=True)))
     # One that is damaged, or of an older version: everything is checked once more.
-    except (OSError, pa.ArrowException, ValueError, KeyError):
+    except (OSError, pa.ArrowException, ValueError, LookupError, TypeError):
         return _Known({}, {})
 
 

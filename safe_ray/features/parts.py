@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from safe_ray.arrow_files import mapped_batches
 from safe_ray.errors import InputError
 from safe_ray.files import replacing, sha256_hex
 
@@ -50,6 +51,8 @@ _REMEDIES = {
 }
 
 _NOT_ARROW = "it is cut off or not an Arrow file"
+# What `safe_ray.outside` says of pipes, folders and links.
+_NO_PART = (errno.EINVAL, errno.ELOOP, errno.EISDIR)
 
 _T = TypeVar("_T")
 
@@ -188,9 +191,11 @@ def open_part(path: Path, row_length: int | None = None) -> Part:
             batch.column("checksum").to_numpy().copy() if "checksum" in schema.names else None
         )
         return Part(pa.array(names, pa.string()), views, maps, checksums)
-    except (pa.ArrowException, ValueError, TypeError) as error:
+    except (pa.ArrowException, ValueError, TypeError, LookupError) as error:
         raise DamagedPart(_NOT_ARROW) from error
     except OSError as error:
+        if error.errno in _NO_PART:
+            raise DamagedPart(str(error.strerror)) from error
         # Arrow has no errno for a file that it does not understand.
         if error.errno is not None:
             raise
@@ -233,7 +238,8 @@ def patiently(path: Path, read: Callable[[], _T]) -> _T:
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such file.
-        OSError: one without an errno, which is not the operating system's.
+        OSError: one without an errno, which is not the operating system's; or what lies there is no
+            regular file.
         InputError: it still refuses; the sentence names `path`, the reason and a remedy.
     """
     for wait in (*_WAITS_S, None):
@@ -242,7 +248,7 @@ def patiently(path: Path, read: Callable[[], _T]) -> _T:
         except (FileNotFoundError, NotADirectoryError):
             raise
         except OSError as error:
-            if error.errno is None:
+            if error.errno in (None, *_NO_PART):
                 raise
             if wait is None:
                 remedy = _REMEDIES.get(error.errno, "see to the storage that it lies on")
@@ -260,13 +266,14 @@ def counted(count: int, noun: str) -> str:
 
 
 def _read_batch(path: Path) -> pa.RecordBatch:
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-        if reader.num_record_batches != 1:
-            raise DamagedPart("it does not hold one batch of rows")
-        batch = reader.get_batch(0)
-    # Lengths and offsets must lie within the file before anything is read by them.
-    batch.validate(full=True)
-    return batch
+    first = batch = None
+    for batch in mapped_batches(path):
+        if first is not None:
+            break
+        first = batch
+    if first is None or first is not batch:
+        raise DamagedPart("it does not hold one batch of rows")
+    return first
 
 
 def _holds_maps(schema: pa.Schema) -> bool:
@@ -281,7 +288,8 @@ def _scan(folder: Path) -> dict[str, int]:
             if entry.name.startswith(PART_PREFIX) and entry.name.endswith(PART_SUFFIX):
                 # Another process may have set it aside since.
                 with contextlib.suppress(FileNotFoundError):
-                    found[entry.name] = entry.stat().st_size
+                    # Whoever opens a link refuses it.
+                    found[entry.name] = entry.stat(follow_symlinks=False).st_size
     return found
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from safe_ray.errors import InputError
-from safe_ray.features.index import PartKeys, read_index, write_index
+from safe_ray.features.index import INDEX_NAME, PartKeys, read_index, write_index
 from safe_ray.features.inventory import no_progress
 from safe_ray.features.lookup import Lookup
 from safe_ray.features.parts import (
@@ -290,7 +290,10 @@ class FeatureStore:
         """
         path = self.folder / name
         try:
-            part = self._open.pop(name, None) or open_part(path, self.tokens * self.width)
+            part = self._open.pop(name, None)
+            if part is None:
+                part = open_part(path, self.tokens * self.width)
+                self._compare_with_index(name, part)
             part.check(rows)
         except (DamagedPart, FileNotFoundError) as error:
             del self._parts[name]
@@ -307,6 +310,24 @@ class FeatureStore:
         while len(self._open) > _MAX_OPEN_PARTS:
             del self._open[next(iter(self._open))]
         return part.maps
+
+    def _compare_with_index(self, name: str, part: Part) -> None:
+        """Compare a part's keys with those that it was found by, which the index may have told.
+
+        Raises:
+            MissingFeatures: they differ. The index is removed, and the part's own are taken.
+        """
+        known = self._parts[name]
+        if known.samples.equals(part.samples) and np.array_equal(known.views, part.views):
+            return
+        with contextlib.suppress(OSError):
+            (self.folder / INDEX_NAME).unlink()
+        self._parts[name] = PartKeys(known.size, part.samples, part.views)
+        self._lookup = None
+        raise MissingFeatures(
+            f"{self.folder / INDEX_NAME} does not say what is in {name}, and was removed: give the "
+            "same command again."
+        )
 
 
 def _every(views: Sequence[int], samples: int) -> np.ndarray:

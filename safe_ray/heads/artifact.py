@@ -21,9 +21,13 @@ from torch import Tensor
 
 from safe_ray.errors import InputError
 from safe_ray.files import link_file, sha256_hex, write_atomically
+from safe_ray.heads.card import wrong_fields
+from safe_ray.outside import GIB, MIB, read_file, read_json
 from safe_ray.poolings.base import HeadState
 
 FORMAT_VERSION = 1
+LARGEST_CARD = 16 * MIB
+LARGEST_WEIGHTS = 4 * GIB
 WEIGHTS_FILE = "head.safetensors"
 CARD_FILE = "head.json"
 
@@ -146,7 +150,7 @@ def load_card(folder: Path) -> dict[str, Any]:
     """
     file = folder / CARD_FILE
     try:
-        card = json.loads(file.read_bytes())
+        card = read_json(file, LARGEST_CARD, follow=False)
     except FileNotFoundError as error:
         raise InputError(
             f"There is no head in {folder}: it has no {CARD_FILE}, so name a folder that the sweep "
@@ -167,6 +171,12 @@ def load_card(folder: Path) -> dict[str, Any]:
     missing = [key for key in (*CARD_KEYS, "weights") if key not in card]
     if missing:
         raise InputError(f"{file} lacks {', '.join(missing)}: fetch the head again.")
+    wrong = wrong_fields(card)
+    if wrong:
+        raise InputError(
+            f"{file} has something else than belongs there in {', '.join(wrong)}: fetch the head "
+            "again."
+        )
     return card
 
 
@@ -183,7 +193,7 @@ def load_head(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     card = load_card(folder)
     file = folder / WEIGHTS_FILE
     try:
-        content = file.read_bytes()
+        content = read_file(file, LARGEST_WEIGHTS, follow=False)
     except OSError as error:
         raise InputError(
             f"{file} cannot be read ({error.strerror}): fetch the head again."
@@ -192,7 +202,7 @@ def load_head(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = load(content)
     except (SafetensorError, ValueError) as error:
         raise InputError(f"{file} is damaged ({error}): fetch the head again.") from error
-    if card["weights"].get("sha256") != sha256_hex(content):
+    if card["weights"]["sha256"] != sha256_hex(content):
         raise InputError(
             f"{file} is not the file that {folder / CARD_FILE} was written for (its SHA-256 "
             "differs): fetch both again."

@@ -8,6 +8,7 @@ that hold every point of its grid.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from safe_ray.errors import InputError
 from safe_ray.heads.artifact import HOW_TO_LOAD_METHOD
 from safe_ray.methods.features import Features
 from safe_ray.methods.knobs import Grid, KnobSums
+from safe_ray.outside import is_module_name
 from safe_ray.poolings.base import HeadState
 from safe_ray.specs import Values
 
@@ -134,6 +136,26 @@ def how_to_load(module: str, options: Mapping[str, Any]) -> Sequence[str]:
     return lines
 
 
+def check_module(module: str, trusted: Sequence[str] = ()) -> None:
+    """Refuse a module that a head names, unless it is of this package or was imported before.
+
+    To import a module is to run it, and its name may come from anybody's head.
+
+    Args:
+        module: its dotted name.
+        trusted: more modules that may be imported.
+
+    Raises:
+        InputError: it is neither.
+    """
+    own = module.startswith("safe_ray.") and is_module_name(module)
+    if not own and module not in trusted and module not in sys.modules:
+        raise InputError(
+            f"The head names the module {module!r}, which is not of this package: if you trust it, "
+            "import it first (--import on the command line)."
+        )
+
+
 def make_method(module: str, options: Mapping[str, Any]) -> Method:
     """Return the method that a module makes of its options.
 
@@ -144,6 +166,8 @@ def make_method(module: str, options: Mapping[str, Any]) -> Method:
     Raises:
         InputError: there is no such module, it makes no method, or it does not know an option.
     """
+    if not is_module_name(module):
+        raise InputError(f"The method's module {module!r} is none: give its dotted name.")
     try:
         make = getattr(importlib.import_module(module), CLASS, None)
     except ImportError as error:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from safe_ray.errors import InputError
+from safe_ray.outside import is_module_name
 
 if TYPE_CHECKING:
     from safe_ray.heads.bank import Bank
@@ -180,6 +181,8 @@ def family_in(module: str) -> type[Pooling]:
     Raises:
         InputError: there is no such module, or it defines no pooling.
     """
+    if not is_module_name(module):
+        raise InputError(f"backbone.pooling={module!r} is no module: give its dotted name.")
     try:
         family: type[Pooling] | None = getattr(importlib.import_module(module), NAME, None)
     except ImportError as error:
@@ -207,4 +210,11 @@ def from_json(value: Mapping[str, Any]) -> Pooling:
         InputError: its family is not installed here.
     """
     fields = {name: field for name, field in value.items() if name != "module"}
-    return family_in(str(value["module"]))(**fields)
+    family = family_in(str(value.get("module")))
+    try:
+        return family(**fields)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"A pooling of {family.__module__} cannot have the shape {fields} ({error}): give the "
+            "command that wrote it again."
+        ) from error

@@ -26,7 +26,8 @@ OUT = Option("--out", "a file that ends in .csv, .parquet or .jsonl; else CSV is
 BATCH = Option("--batch", "how many images are classified together (64)", "N")
 ALPHA = Option("--alpha", "0 is zero-shot, 1 is tuned; by default what validation chose", "A")
 RAY = Option("--ray", "use the cluster of RAY_ADDRESS, or a Ray of this machine's own")
-OPTIONS = (TOP, OUT, BATCH, ALPHA, RAY, HELP, VERSION)
+IMPORT = Option("--import", "a module of your own that the head's method is in", "MODULE")
+OPTIONS = (TOP, OUT, BATCH, ALPHA, RAY, IMPORT, HELP, VERSION)
 USAGE = """usage: python -m safe_ray.predict HEAD IMAGES... [options]
 
 Classify images with a head that a sweep has trained. HEAD is the head's folder, a sweep's folder
@@ -60,6 +61,7 @@ class Request:
     alpha: float | None
     out: Path | None
     ray: bool
+    imported: str | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,6 +97,7 @@ def _request(given: Arguments) -> Request:
         _number(given, ALPHA),
         None if out is None else resolve_path(out),
         RAY.name in given.flags or bool(os.environ.get("RAY_ADDRESS")),
+        given.value(IMPORT.name),
     )
 
 
@@ -164,15 +167,16 @@ def _stream(request: Request, folder: Path, pictures: Iterable[Picture]) -> Iter
     from safe_ray.prediction.classifying import classified
     from safe_ray.prediction.predictor import Predictor
 
+    trusted = () if request.imported is None else (request.imported,)
     if not request.ray:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        predictor = Predictor.load(folder, device, request.alpha)
+        predictor = Predictor.load(folder, device, request.alpha, trusted)
         return classified(predictor, pictures, request.batch)
     from safe_ray.cluster import connect
     from safe_ray.prediction.distributed import classified_on_cluster
 
     connect(None, None, [folder])
-    return classified_on_cluster(folder, pictures, request.batch, request.alpha)
+    return classified_on_cluster(folder, pictures, request.batch, request.alpha, trusted)
 
 
 def _take(

@@ -20,7 +20,9 @@ _IN_FLIGHT = 2
 class Worker:
     """The actor: reads, decodes and classifies the batches that it is sent."""
 
-    def __init__(self, folder: str, device: str, alpha: float | None) -> None:
+    def __init__(
+        self, folder: str, device: str, alpha: float | None, trusted: Sequence[str]
+    ) -> None:
         from safe_ray.prediction.predictor import Predictor
 
         if device == "cpu":
@@ -28,7 +30,7 @@ class Worker:
             torch.set_num_threads(1)
         self._problem: InputError | None = None
         try:
-            self._predictor = Predictor.load(Path(folder), torch.device(device), alpha)
+            self._predictor = Predictor.load(Path(folder), torch.device(device), alpha, trusted)
         except InputError as error:
             self._problem = error
 
@@ -43,7 +45,11 @@ class Worker:
 
 
 def classified_on_cluster(
-    folder: Path, pictures: Iterable[Picture], batch: int, alpha: float | None
+    folder: Path,
+    pictures: Iterable[Picture],
+    batch: int,
+    alpha: float | None,
+    trusted: Sequence[str] = (),
 ) -> Iterator[Classified]:
     """Classify images in their order on all GPUs of the cluster, or on all CPUs if it has none.
 
@@ -56,6 +62,7 @@ def classified_on_cluster(
         pictures: the images.
         batch: how many go together.
         alpha: see `Predictor.load`.
+        trusted: see `Predictor.load`.
 
     Raises:
         InputError: the cluster has nothing to compute on, or see `Predictor.load`.
@@ -78,7 +85,7 @@ def classified_on_cluster(
         label_selector=label_selector(),
     )(Worker)
     device = "cuda:0" if gpus else "cpu"
-    workers: list[Any] = [actor.remote(str(folder), device, alpha) for _ in range(count)]
+    workers: list[Any] = [actor.remote(str(folder), device, alpha, trusted) for _ in range(count)]
     waiting: deque[tuple[Sequence[Picture], Any]] = deque()
     try:
         for number, some in enumerate(batches(pictures, batch)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
+from safe_ray.arrow_files import parquet_batches, parquet_schema
 from safe_ray.data.images import has_image_suffix
 from safe_ray.data.locations import (
     exists,
@@ -27,12 +26,14 @@ from safe_ray.data.locations import (
 )
 from safe_ray.data.prompts import canonical_class_name
 from safe_ray.data.readers.columns import LABEL_COLUMNS
-from safe_ray.data.readers.table import DELIMITERS, PATH_COLUMNS
+from safe_ray.data.readers.table import DELIMITERS, PATH_COLUMNS, check_scheme
 from safe_ray.errors import InputError
 from safe_ray.files import is_uri
+from safe_ray.outside import MIB, parse_json
 
 STANDARD_INPUT = "-"
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
+LONGEST_LINE = 16 * MIB
 _ROWS = 4096
 
 
@@ -112,14 +113,25 @@ def _of_folder(text: str, folder: str, known: Mapping[str, str]) -> Iterator[Pic
         raise InputError(f"There is no image in {text}: name a folder that has some.")
 
 
-def _walk(folder: str, inside: str = "") -> Iterator[str]:
-    """Yield the relative paths of the images below a folder, a listing at a time."""
-    folders, files = list_folder(join(folder, inside) if inside else folder)
+def _walk(
+    folder: str, inside: str = "", above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[str]:
+    """Yield the relative paths of the images below a folder, a listing at a time.
+
+    A link that leads back to a folder which it lies in is not followed.
+    """
+    place = join(folder, inside) if inside else folder
+    if not is_uri(place):
+        status = os.stat(place)  # noqa: PTH116 - a path as text, like all here
+        if (status.st_dev, status.st_ino) in above:
+            return
+        above |= {(status.st_dev, status.st_ino)}
+    folders, files = list_folder(place)
     for name in files:
         if has_image_suffix(name):
             yield posixpath.join(inside, name)
     for name in folders:
-        yield from _walk(folder, posixpath.join(inside, name))
+        yield from _walk(folder, posixpath.join(inside, name), above)
 
 
 def _of_table(file: str, known: Mapping[str, str]) -> Iterator[Picture]:
@@ -138,6 +150,8 @@ def _of_table(file: str, known: Mapping[str, str]) -> Iterator[Picture]:
                 row += 1
                 if not isinstance(text, str) or not text:
                     raise InputError(f"{file}, row {row} has no path: fill it in, or drop the row.")
+                if is_uri(text):
+                    check_scheme(text, file)
                 place = text if is_uri(text) or text.startswith("/") else join(folder, text)
                 yield Picture(text, place, _label(file, row, label, known))
     except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError) as error:
@@ -177,7 +191,11 @@ def _batches(file: str) -> Iterator[pa.RecordBatch]:
     kind = file.lower().rpartition(".")[2]
     if kind == "parquet":
         with open_input(file) as source:
-            yield from pq.ParquetFile(source).iter_batches(_ROWS)
+            present = parquet_schema(source).names
+            paths = _column(file, present, PATH_COLUMNS)
+            labels = _column(file, present, LABEL_COLUMNS, needed=False)
+            names = [name for name in (paths, labels) if name is not None]
+            yield from parquet_batches(source, names, _ROWS)
     elif kind == "jsonl":
         with open_input(file) as source:
             yield from _json_batches(source)
@@ -198,7 +216,7 @@ def _batches(file: str) -> Iterator[pa.RecordBatch]:
 def _json_batches(source: Any) -> Iterator[pa.RecordBatch]:
     rows: list[dict[str, str]] = []
     for line in _lines(source):
-        value = json.loads(line)
+        value = parse_json(line)
         if not isinstance(value, dict):
             raise ValueError(f"a line is no object: {line[:40]!r}")
         rows.append({key: str(value[key]) for key in value if value[key] is not None})
@@ -219,6 +237,8 @@ def _lines(source: Any) -> Iterator[str]:
     rest = b""
     while chunk := source.read(1 << 20):
         *whole, rest = (rest + chunk).split(b"\n")
+        if len(rest) > LONGEST_LINE:
+            raise ValueError(f"a line has more than {LONGEST_LINE} bytes")
         yield from (line.decode() for line in whole if line.strip())
     if rest.strip():
         yield rest.decode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from safe_ray.backbones.openclip import load_backbone
+from safe_ray.data.locations import first_line
 from safe_ray.data.prompts import render_prompts
 from safe_ray.data.views import Preprocessing
 from safe_ray.errors import InputError
 from safe_ray.features.trunk import run_trunk
 from safe_ray.files import digest_json
 from safe_ray.heads.artifact import load_head
-from safe_ray.methods.base import Fitted, TaskData, make_method
+from safe_ray.methods.base import Fitted, TaskData, check_module, make_method
 from safe_ray.methods.features import MappedFeatures
 from safe_ray.specs import BackboneSpec, Task
 from safe_ray.training.facts import CLASSIFIER, TaskFacts, load_classifier
@@ -55,6 +56,7 @@ class Predictor:
         folder: Path,
         device: torch.device | None = None,
         alpha: float | None = None,
+        trusted: Sequence[str] = (),
     ) -> Predictor:
         """Read a head's folder, and the backbone that its card names.
 
@@ -62,15 +64,22 @@ class Predictor:
             folder: with `head.json` and `head.safetensors`.
             device: where to compute; a CPU by default.
             alpha: instead of the one that the validation samples chose, 0 to 1.
+            trusted: modules that the head may name beside this package's own and those that are
+                imported already.
 
         Raises:
             InputError: no head, a damaged one, one for other weights than the card names, class
-                names that do not give its prompts, or an alpha for a method that has none.
+                names that do not give its prompts, an alpha for a method that has none, or a module
+                that nobody trusts.
         """
         device = device or torch.device("cpu")
         state, card = load_head(folder)
         at = _knobs(card, alpha, folder)
         named = card["backbone"]
+        for module in modules_of(card):
+            check_module(module, trusted)
+        if named.get("model") is None:
+            raise InputError(f"The card of {folder} names no model: fetch the head again.")
         spec = BackboneSpec(
             named["name"],
             named["model"],
@@ -98,7 +107,15 @@ class Predictor:
             backbone.state,
         )
         method = make_method(card["method"]["module"], card["method"]["options"])
-        return cls(card, backbone, task, method.load(state, task), at, device)
+        try:
+            fitted = method.load(state, task)
+            _try_out(fitted, backbone, at, len(card["class_names"]), device)
+        # Tensors of other names and shapes fail in a different way in each method.
+        except Exception as error:
+            raise InputError(
+                f"The head in {folder} does not fit its card ({first_line(error)}): fetch it again."
+            ) from error
+        return cls(card, backbone, task, fitted, at, device)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -131,6 +148,28 @@ class Predictor:
     def probabilities(self, pixels: Tensor) -> Tensor:
         """Return calibrated probabilities `[N, classes]`, float32 on the CPU; see `logits`."""
         return torch.softmax(self.logits(pixels) / self.temperature, -1)
+
+
+def modules_of(card: Mapping[str, Any]) -> list[str]:
+    """Return the modules that a head's card names."""
+    pooling = card["backbone"].get("pooling")
+    return [card["method"]["module"], *([] if pooling is None else [pooling])]
+
+
+@torch.no_grad()
+def _try_out(
+    fitted: Fitted, backbone: Backbone, at: Mapping[str, float], classes: int, device: torch.device
+) -> None:
+    """Classify a blank map, so that what does not fit together is found before any image is read.
+
+    Raises:
+        ValueError: the logits are not of so many classes.
+    """
+    blank = torch.zeros(1, 1, backbone.tokens, backbone.width, dtype=torch.float16, device=device)
+    features = MappedFeatures(blank, backbone.pooling, backbone.state, device)
+    shape = tuple(fitted.logits(features, at).shape)
+    if shape != (1, classes):
+        raise ValueError(f"it gives logits of the shape {list(shape)} for {classes} classes")
 
 
 def _knobs(card: Mapping[str, Any], alpha: float | None, folder: Path) -> dict[str, float]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from safe_ray.errors import InputError
 from safe_ray.files import replacing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CORRECT_FILE = "correct.parquet"
 
@@ -68,11 +71,16 @@ def write_correct(rows: Sequence[Correct], folder: Path) -> Path:
         }
         for row in ordered
     ]
-    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in _COLUMNS.items()])
     file = folder / CORRECT_FILE
     with replacing(file) as temporary:
-        pq.write_table(pa.Table.from_pylist(entries, schema=schema), temporary)
+        pq.write_table(pa.Table.from_pylist(entries, schema=_schema()), temporary)
     return file
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in _COLUMNS.items()])
 
 
 def read_correct(folder: Path) -> list[Correct]:
@@ -83,20 +91,22 @@ def read_correct(folder: Path) -> list[Correct]:
             say.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from safe_ray.arrow_files import parquet_schema, read_parquet
 
     file = folder / CORRECT_FILE
     if not file.is_file():
         return []
     try:
-        names = pq.read_schema(file).names
+        names = parquet_schema(file).names
         missing = [name for name in _COLUMNS if name not in names]
         if missing:
             raise InputError(
                 f"{file} lacks the columns {missing}: give the command of that sweep again, which "
                 "writes it anew."
             )
-        entries = pq.read_table(file, columns=list(_COLUMNS)).to_pylist()
+        table = read_parquet(file, list(_COLUMNS))
+        entries = table.cast(_schema()).to_pylist()
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise InputError(
@@ -108,7 +118,8 @@ def read_correct(folder: Path) -> list[Correct]:
 
 def _row(entry: dict[str, Any], where: str) -> Correct:
     samples, packed = entry["samples"], entry["correct"]
-    if samples is None or packed is None or len(packed) != (samples + 7) // 8:
+    lacking = None in entry.values()
+    if lacking or samples < 0 or len(packed) != (samples + 7) // 8:
         raise InputError(
             f"{where} has not one bit for each of its {samples} samples: give the command of that "
             "sweep again, which writes it anew."

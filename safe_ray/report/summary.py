@@ -11,6 +11,7 @@ from typing import Any
 
 from safe_ray.errors import InputError
 from safe_ray.files import write_atomically
+from safe_ray.outside import is_plain_name, read_json
 from safe_ray.specs import Metric
 
 SUMMARY_FILE = "summary.json"
@@ -173,6 +174,8 @@ class TaskResult:
             }
         )
         _check_methods(made.test, made.method, "test")
+        if made.head is not None and not _lies_below(made.head):
+            raise InputError(f"its head is {made.head!r}, out of its folder: run the sweep again.")
         for name, target in made.targets.items():
             _check_methods(target, made.method, f"target {name}")
         return made
@@ -194,7 +197,7 @@ def read_summary(file: Path) -> list[TaskResult]:
     """
     file = file / SUMMARY_FILE if file.is_dir() else file
     try:
-        entries = json.loads(file.read_bytes())
+        entries = read_json(file, follow=False)
     except OSError as error:
         raise InputError(
             f"{file} cannot be read ({error.strerror}): name the folder of a sweep that has ended."
@@ -266,6 +269,11 @@ def _value(text: str, value: Any, name: str, where: str) -> Any:
             key: _value("float", item, key, f"{name} of {where}") for key, item in value.items()
         }
     return value
+
+
+def _lies_below(path: str) -> bool:
+    """Whether a relative path cannot lead out of the folder that it starts from."""
+    return all(map(is_plain_name, path.split("/")))
 
 
 def _check_methods(test: TestResult, method: str, where: str) -> None:

@@ -11,7 +11,9 @@ at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,10 +24,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial
 
+from safe_ray.outside import GIB, read_file
 from safe_ray.search.space import SearchSpace, trials_of_bank
 from safe_ray.training.outcome import BankOutcome
 
 FILE_NAME = "optuna-journal.log"
+LARGEST = 2 * GIB
 
 _Entry = dict[str, Any]
 
@@ -50,14 +54,17 @@ class Journal:
         self._lost = False
         self._path = folder / FILE_NAME
         folder.mkdir(parents=True, exist_ok=True)
-        _repair(self._path)
-        lock = JournalFileOpenLock(str(self._path))
-        self._file = JournalFileBackend(str(self._path), lock_obj=lock)
         self._read_bytes = 0
         # Optuna numbers studies in the order in which the file creates them.
         self._created = 0
         self._studies: dict[str, int] = {}
         self._trials: Counter[tuple[int, int]] = Counter()
+        try:
+            _repair(self._path)
+            lock = JournalFileOpenLock(str(self._path))
+            self._file = JournalFileBackend(str(self._path), lock_obj=lock)
+        except OSError as error:
+            self._lose(error)
 
     def record(self, space: SearchSpace, outcome: BankOutcome) -> None:
         """Add the trials of a finished bank to its study; those already there stay."""
@@ -67,11 +74,14 @@ class Journal:
             self._record(space, outcome)
         except OSError as error:
             # What follows a torn line would be read as a part of it.
-            self._lost = True
-            self._say(
-                f"{self._path} could not be written ({error.strerror}): the next run of the sweep "
-                "completes it."
-            )
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        self._lost = True
+        self._say(
+            f"{self._path} could not be written ({error.strerror}): the next run of the sweep "
+            "completes it."
+        )
 
     def _record(self, space: SearchSpace, outcome: BankOutcome) -> None:
         self._catch_up()
@@ -98,7 +108,11 @@ class Journal:
                 if not line.endswith(b"\n"):
                     break
                 self._read_bytes += len(line)
-                self._note(json.loads(line))
+                # Nobody but Optuna has to understand what others write into it.
+                with contextlib.suppress(
+                    ValueError, LookupError, TypeError, AttributeError, RecursionError
+                ):
+                    self._note(json.loads(line))
 
     def _note(self, entry: _Entry) -> None:
         if "study_name" in entry:
@@ -138,9 +152,9 @@ def _entries(study_name: str, trials: Sequence[FrozenTrial]) -> list[_Entry]:
 def _repair(path: Path) -> None:
     """Remove the lock and the torn last line that a killed writer may have left."""
     Path(f"{path}.lock").unlink(missing_ok=True)
-    if not path.exists():
+    if not os.path.lexists(path):
         return
-    content = path.read_bytes()
+    content = read_file(path, LARGEST, follow=False)
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
         with path.open("r+b") as file:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ray.tune.search import Searcher
 
 from safe_ray.errors import DamagedFileError, InputError
-from safe_ray.files import read_record, write_record
+from safe_ray.files import as_kind, read_record, write_record
 from safe_ray.search.failures import Attempts, Failure, failure_of
 from safe_ray.search.groups import Group
 from safe_ray.search.sizing import bank_sizes
@@ -396,13 +396,33 @@ class BankSearcher(Searcher):
         if outcome is not None:
             return replace(job, candidates=tuple(each.values for each in outcome.candidates))
         try:
-            record = read_record(job.folder / JOB)
+            candidates = read_candidates(job.folder)
         except DamagedFileError:
             self._say(f"{job.folder / JOB} was damaged: its candidates are suggested again.")
             return None
-        if record is None:
-            return None
-        return replace(job, candidates=tuple(record["candidates"]))
+        return None if candidates is None else replace(job, candidates=candidates)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What `job.json` holds."""
+
+    candidates: tuple[Values, ...]
+
+
+def read_candidates(folder: Path) -> tuple[Values, ...] | None:
+    """Return the candidates that a bank's `job.json` hands out; None if there is none.
+
+    Raises:
+        DamagedFileError: the file does not hold what was written.
+    """
+    record = read_record(folder / JOB)
+    return None if record is None else as_kind(_Job, record, folder / JOB).candidates
+
+
+def _trained(folder: Path) -> tuple[Values, ...] | None:
+    outcome = BankOutcome.load(folder)
+    return None if outcome is None else tuple(each.values for each in outcome.candidates)
 
 
 def size_of_first_bank(sweep: Path) -> int | None:
@@ -412,10 +432,10 @@ def size_of_first_bank(sweep: Path) -> int | None:
     """
     sizes = []
     for folder in sorted(sweep.glob("banks/*/*/bank-000")):
-        for name in (OUTCOME, JOB):
+        for read in (_trained, read_candidates):
             with contextlib.suppress(DamagedFileError):
-                record = read_record(folder / name)
-                if record is not None:
-                    sizes.append(len(record["candidates"]))
+                found = read(folder)
+                if found is not None:
+                    sizes.append(len(found))
                     break
     return max(sizes, default=None)

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 from safe_ray.config import REMEMBERED, SweepConfig, difference, essentials
 from safe_ray.errors import InputError
 from safe_ray.files import unwritable, write_atomically
+from safe_ray.outside import read_json
 
 LOCK = ".lock"
 BEGUN = "begun"
@@ -171,10 +172,13 @@ def _read(file: Path) -> tuple[Beginning, Mapping[str, Any]] | None:
     if not file.exists():
         return None
     try:
-        content = json.loads(file.read_text())
+        content = read_json(file, follow=False)
         begun = content.pop(BEGUN)
-        return Beginning(str(begun["id"]), tuple(map(int, begun["candidates"]))), content
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        beginning = Beginning(str(begun["id"]), tuple(map(int, begun["candidates"])))
+        if not beginning.candidates:
+            raise ValueError("it says of no command how many candidates it asked for")
+        return beginning, content
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{file} cannot be read ({error!r}): choose another name with sweep=<name>, or begin "
             "the sweep anew with --restart."

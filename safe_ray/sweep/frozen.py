@@ -11,6 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from safe_ray.arrow_files import read_parquet
+from safe_ray.data.locations import first_line
 from safe_ray.data.manifest import Manifest
 from safe_ray.data.readers import SPLITS
 from safe_ray.errors import InputError
@@ -73,10 +75,10 @@ def _read(file: Path) -> pa.Table | None:
     if not file.exists():
         return None
     try:
-        return pq.read_table(file).cast(SCHEMA)
-    except (OSError, pa.ArrowException, ValueError) as error:
+        return read_parquet(file, SCHEMA.names).cast(SCHEMA)
+    except (OSError, pa.ArrowException) as error:
         raise InputError(
-            f"The frozen manifest {file} cannot be read ({str(error).splitlines()[0]}): delete it "
+            f"The frozen manifest {file} cannot be read ({first_line(error)}): delete it "
             "to freeze the split anew."
         ) from error
 

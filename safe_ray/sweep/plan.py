@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from safe_ray.config import SweepConfig
 from safe_ray.errors import DamagedFileError
+from safe_ray.features.precision import PRECISIONS
 from safe_ray.files import read_record, write_record
 
 PLAN = "plan.json"
@@ -25,8 +26,16 @@ def decided(config: SweepConfig, name: str, decide_now: Callable[[], _Decision])
 
 
 def decisions(config: SweepConfig) -> dict[str, Any]:
-    """Return what earlier runs of the sweep have decided, by name."""
+    """Return what earlier runs of the sweep have decided, by name, as far as it makes sense."""
     try:
-        return read_record(config.outputs / PLAN) or {}
+        known = read_record(config.outputs / PLAN) or {}
     except DamagedFileError:
         return {}
+    return {name: value for name, value in known.items() if _can_be(name, value)}
+
+
+def _can_be(name: str, value: Any) -> bool:
+    if name == "precision":
+        return value in PRECISIONS
+    number = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+    return number if name == "bank" else number or isinstance(value, str)

@@ -242,6 +242,23 @@ class _Attempt:
             self.error = error
 
 
+def no_answer() -> tuple[type[Exception], ...]:
+    """Return what MLflow's client makes of an answer that is none of MLflow's."""
+    from google.protobuf.json_format import Error as FormatError
+    from google.protobuf.message import Error as ProtocolError
+
+    return (
+        FormatError,
+        ProtocolError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        SystemError,
+        TypeError,
+        ValueError,
+    )
+
+
 def innermost(error: BaseException) -> BaseException:
     """Return what began the chain of causes that ended with `error`."""
     seen = {id(error)}

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from safe_ray.errors import InputError
 from safe_ray.files import link_or_copy
+from safe_ray.outside import is_plain_name
 from safe_ray.tracking.runs import Known
 
 if TYPE_CHECKING:
@@ -20,8 +22,12 @@ HEAD_FOLDER = "head"
 
 
 def store_head(client: MlflowClient, known: Known, head: Path) -> None:
-    """Make a head's files the artifact `head/` of a run."""
-    folder = _local_folder(known.artifact_uri)
+    """Make a head's files the artifact `head/` of a run.
+
+    Raises:
+        InputError: what the server calls the place of the run's artifacts is none of the run's own.
+    """
+    folder = _local_folder(known)
     if folder is None:
         client.log_artifacts(known.run_id, str(head), HEAD_FOLDER)
     else:
@@ -29,8 +35,12 @@ def store_head(client: MlflowClient, known: Known, head: Path) -> None:
 
 
 def mend_head(known: Known, head: Path) -> None:
-    """Let an artifact that is a link to a head follow it, where the head was written anew."""
-    folder = _local_folder(known.artifact_uri)
+    """Let an artifact that is a link to a head follow it, where the head was written anew.
+
+    Raises:
+        InputError: see `store_head`.
+    """
+    folder = _local_folder(known)
     if folder is not None and _has_old_links(head, folder / HEAD_FOLDER):
         _link_files(head, folder / HEAD_FOLDER)
 
@@ -47,11 +57,22 @@ def folder_digest(folder: Path) -> str:
     return digest_of("\n".join(lines).encode())
 
 
-def _local_folder(artifact_uri: str) -> Path | None:
-    parts = urlsplit(artifact_uri)
-    if parts.scheme == "file" and parts.netloc in {"", "localhost"}:
-        return Path(url2pathname(parts.path))
-    return Path(artifact_uri) if not parts.scheme and Path(artifact_uri).is_absolute() else None
+def _local_folder(known: Known) -> Path | None:
+    """Return the folder of a run's artifacts; None if they lie elsewhere than on this machine.
+
+    A server that could name any folder could have files written into it. MLflow gives each run a
+    folder of its own, that has the run's id in its path.
+    """
+    parts = urlsplit(known.artifact_uri)
+    if parts.scheme not in ("", "file"):
+        return None
+    folder = Path(url2pathname(parts.path) if parts.scheme else known.artifact_uri)
+    if not is_plain_name(known.run_id) or ".." in folder.parts or known.run_id not in folder.parts:
+        raise InputError(
+            f"MLflow names {known.artifact_uri!r} as the place of the artifacts of run "
+            f"{known.run_id!r}, which is no folder of this run alone: put the server right."
+        )
+    return folder if folder.is_absolute() and parts.netloc in ("", "localhost") else None
 
 
 def _has_old_links(source: Path, target: Path) -> bool:

@@ -36,6 +36,7 @@ from safe_ray.tracking.connection import (
     check_reachable,
     displayed,
     first_line,
+    no_answer,
     normalise_uri,
     prepare_environment,
     quiet_migration,
@@ -56,6 +57,7 @@ from safe_ray.tracking.runs import (
     Known,
     find_runs,
     known_of,
+    pages,
     quoted,
     without_params_of_ended,
 )
@@ -140,8 +142,8 @@ class Tracker:
                 client, self.experiment, self.uri, self.artifact_root
             )
             runs = find_runs(client, self.experiment_id, {**self._own, KIND: "task"})
-        # MLflow lists the newest first: where a duplicate was made by hand, the oldest counts.
-        self._tasks = {run.data.tags[TASK]: known_of(run) for run in runs}
+            # MLflow lists the newest first: where a duplicate was made by hand, the oldest counts.
+            self._tasks = {run.data.tags[TASK]: known_of(run) for run in runs}
         self._client = client
 
     def log_system(self, facts: Mapping[str, str]) -> None:
@@ -343,14 +345,15 @@ class Tracker:
                 raise
         versions: list[Any] = []
         token: str | None = None
-        while True:
+        for _ in pages():
             page = client.search_model_versions(
                 f"name = {quoted(name)}", max_results=_VERSIONS_A_PAGE, page_token=token
             )
             versions.extend(version for version in page if version.tags.get(RUN) == run_id)
             token = page.token
             if not token:
-                return versions
+                break
+        return versions
 
     @contextlib.contextmanager
     def _telling(self, what: str) -> Iterator[None]:
@@ -366,6 +369,7 @@ class Tracker:
             requests.RequestException,
             sqlalchemy.exc.SQLAlchemyError,
             OSError,
+            *no_answer(),
         ) as error:
             raise InputError(
                 f"MLflow at {displayed(self.uri)} could not {what} "

@@ -10,6 +10,7 @@ from safe_ray.tracking.connection import (
     check_reachable,
     displayed,
     first_line,
+    no_answer,
     normalise_uri,
     prepare_environment,
     without_password,
@@ -50,6 +51,7 @@ def fetch(uri: str) -> Path:
         requests.RequestException,
         sqlalchemy.exc.SQLAlchemyError,
         OSError,
+        *no_answer(),
     ) as error:
         raise InputError(
             f"MLflow at {displayed(tracking)} does not give {uri} "

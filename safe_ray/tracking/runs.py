@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ FACTS, RUN, HEAD_DIGEST = "safe_ray.facts", "safe_ray.run", "safe_ray.head"
 PARENT_RUN = "mlflow.parentRunId"
 
 _RUNS_A_PAGE = 1000
+_MOST_PAGES = 1000
 _ENDED = {"FINISHED", "FAILED"}
 
 
@@ -58,14 +59,28 @@ def find_runs(client: MlflowClient, experiment_id: str, tags: Mapping[str, str])
     runs: list[Run] = []
     token: str | None = None
     condition = " and ".join(f"tags.`{key}` = {quoted(value)}" for key, value in tags.items())
-    while True:
+    for _ in pages():
         page = client.search_runs(
             [experiment_id], condition, max_results=_RUNS_A_PAGE, page_token=token
         )
         runs.extend(page)
         token = page.token
         if not token:
-            return runs
+            break
+    return runs
+
+
+def pages() -> Iterator[int]:
+    """Count the pages of an answer.
+
+    Raises:
+        InputError: they are more than those of any sweep.
+    """
+    yield from range(_MOST_PAGES)
+    raise InputError(
+        f"The MLflow server answers with more than {_MOST_PAGES} pages: use another server, or "
+        "another experiment."
+    )
 
 
 def quoted(text: str) -> str:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from safe_ray.errors import InputError
+from safe_ray.features.parts import MAX_VIEW
 from safe_ray.features.store import FeatureStore, StoreKey
-from safe_ray.files import read_record, replacing, write_record
+from safe_ray.files import as_kind, damaged, read_record, replacing, write_record
 from safe_ray.heads.selection import ChooseBy, Rule
+from safe_ray.outside import GIB, check_file, is_module_name, is_plain_name
 from safe_ray.poolings import Pooling, from_json
 from safe_ray.specs import MethodGroup, Metric, Task
 from safe_ray.training.maps import Pin
@@ -21,6 +26,8 @@ from safe_ray.training.maps import Pin
 CLASSIFIER = "classifier.safetensors"
 POOLING = "pooling.safetensors"
 TASK = "task.json"
+LARGEST_TENSORS = 4 * GIB
+_LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -112,17 +119,47 @@ class TaskFacts:
         facts = read_record(folder / TASK)
         if facts is None:
             raise InputError(f"{folder / TASK} is missing: give the same command again.")
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in facts.items()
-        }
-        values["task"] = Task(**facts["task"])
-        values["groups"] = tuple(map(MethodGroup.from_json, facts["groups"]))
-        return TaskFacts(**values)
+        task = as_kind(TaskFacts, facts, folder / TASK)
+        if not task.is_sound:
+            raise damaged(folder / TASK)
+        return task
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether its parts agree, and its numbers are such as a sweep writes."""
+        numbers = (self.tokens, self.width, self.batch_size, len(self.support))
+        labels = (*self.support_labels, *self.validation_labels)
+        modules = (self.pooling.get("module"), *(m.module for g in self.groups for m in g.methods))
+        return (
+            is_plain_name(self.task.dataset)
+            and is_plain_name(self.task.id)
+            and all(0 < number <= _LARGEST for number in numbers)
+            and len(self.support) == len(self.support_labels)
+            and len(self.validation) == len(self.validation_labels)
+            and all(0 <= label <= _LARGEST for label in labels)
+            and 0 <= self.views < MAX_VIEW
+            and 0 <= self.warmup < 1
+            and 0 < self.logit_scale < math.inf
+            and 0 <= self.folds <= _LARGEST
+            and self.map_budget >= 0
+            and self.store_key.keys() == {field.name for field in fields(StoreKey)}
+            and all(map(is_module_name, modules))
+            and all(is_plain_name(group.name) and group.methods for group in self.groups)
+        )
 
     def group(self, name: str) -> MethodGroup:
-        """Return the group of that name."""
-        return next(group for group in self.groups if group.name == name)
+        """Return the group of that name.
+
+        Raises:
+            InputError: the task has none.
+        """
+        found = next((group for group in self.groups if group.name == name), None)
+        if found is None:
+            raise InputError(
+                f"The task {self.task.id} has no methods called {name!r}: give the "
+                "same command again."
+            )
+        return found
 
     def pool(self) -> Pooling:
         """Return the pooling that every head of the task is a state of."""
@@ -140,10 +177,38 @@ class TaskFacts:
 
 
 def load_classifier(task_folder: Path) -> Tensor:
-    """Read the text embeddings `[classes, D]` of a task."""
-    return load_file(task_folder / CLASSIFIER)["classifier"]
+    """Read the text embeddings `[classes, D]` of a task.
+
+    Raises:
+        DamagedFileError: the file does not hold them.
+        InputError: it cannot be read.
+    """
+    found = _tensors(task_folder / CLASSIFIER).get("classifier")
+    if found is None or found.ndim != 2 or found.dtype != torch.float32:
+        raise damaged(task_folder / CLASSIFIER)
+    return found
 
 
 def load_pooling(sweep: Path) -> dict[str, Tensor]:
-    """Read the original pooling that every head of a sweep starts from."""
-    return load_file(sweep / POOLING)
+    """Read the original pooling that every head of a sweep starts from.
+
+    Raises:
+        DamagedFileError: the file does not hold one.
+        InputError: it cannot be read.
+    """
+    found = _tensors(sweep / POOLING)
+    if not found or any(tensor.dtype != torch.float32 for tensor in found.values()):
+        raise damaged(sweep / POOLING)
+    return found
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        check_file(path, LARGEST_TENSORS)
+        return load_file(path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}): give the same command again."
+        ) from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path) from error

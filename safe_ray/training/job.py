@@ -29,7 +29,7 @@ from safe_ray.methods.base import how_to_load
 from safe_ray.poolings.base import HeadState, Pooling
 from safe_ray.poolings.low_rank import LowRank, beginning, weights_of, with_factors
 from safe_ray.specs import MethodGroup, MethodSpec, Values
-from safe_ray.training.checkpoint import load_state, save_state
+from safe_ray.training.checkpoint import goes_on, load_state, save_state
 from safe_ray.training.facts import TaskFacts, load_classifier, load_pooling
 from safe_ray.training.folds import fold_of
 from safe_ray.training.judging import Judged, judge_candidates
@@ -213,6 +213,9 @@ def _train(
         pooling = LowRank(pooling, names)
         trained, shared = pooling.trained, original
     longest = max(member.epochs for member in members)
+    moving = [name for name in trained if name not in pooling.inert]
+    if found is not None and not goes_on(found, start, moving):
+        found = None
 
     def tell(epoch: int) -> None:
         if on_progress is not None:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from safe_ray.files import read_record, write_record
+from safe_ray.files import as_kind, damaged, read_record, write_record
+from safe_ray.outside import is_plain_name
 from safe_ray.specs import KnobRow, Point, Values
 
 OUTCOME = "outcome.json"
@@ -31,14 +31,13 @@ class Fit:
     rows: Mapping[str, KnobRow]
     head: str | None
 
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Fit:
-        """Read what `dataclasses.asdict` and JSON made of one."""
-        rows = {
-            name: KnobRow(**{column: tuple(numbers) for column, numbers in row.items()})
-            for name, row in value["rows"].items()
-        }
-        return Fit(value["at"], Point(**value["point"]), rows, value["head"])
+    @property
+    def is_sound(self) -> bool:
+        """Whether its rows have as many figures in each column, and its head is a folder's name."""
+        lengths = [{len(column) for column in vars(row).values()} for row in self.rows.values()]
+        return (self.head is None or is_plain_name(self.head)) and all(
+            len(each) == 1 for each in lengths
+        )
 
 
 @dataclass(frozen=True)
@@ -58,17 +57,6 @@ class CandidateOutcome:
     failed: bool
     losses: tuple[float, ...]
     fits: Mapping[str, Fit]
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> CandidateOutcome:
-        """Read what `BankOutcome.save` wrote of one."""
-        return CandidateOutcome(
-            slot=value["slot"],
-            values=value["values"],
-            failed=value["failed"],
-            losses=tuple(math.nan if loss is None else loss for loss in value["losses"]),
-            fits={name: Fit.from_json(fit) for name, fit in value["fits"].items()},
-        )
 
 
 @dataclass(frozen=True)
@@ -109,5 +97,26 @@ class BankOutcome:
         value = read_record(folder / OUTCOME)
         if value is None:
             return None
-        candidates = tuple(map(CandidateOutcome.from_json, value["candidates"]))
-        return BankOutcome(**{**value, "candidates": candidates})
+        path = folder / OUTCOME
+        try:
+            for candidate in value["candidates"]:
+                losses = candidate["losses"]
+                candidate["losses"] = [math.nan if loss is None else loss for loss in losses]
+        except (TypeError, KeyError) as error:
+            raise damaged(path) from error
+        outcome = as_kind(BankOutcome, value, path)
+        if not outcome.is_sound:
+            raise damaged(path)
+        return outcome
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether its parts agree, and what it names lies in the bank's own folder."""
+        return (
+            is_plain_name(self.task_id)
+            and is_plain_name(self.group)
+            and self.bank >= 0
+            and self.samples >= 0
+            and all(candidate.slot >= 0 for candidate in self.candidates)
+            and all(fit.is_sound for each in self.candidates for fit in each.fits.values())
+        )

@@ -9,7 +9,6 @@ the data set's authors where there is no split file; `classes`, other names for 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from safe_ray.data.readers.base import (
 from safe_ray.data.readers.official import KINDS, Kind, Lists, Place, Sample
 from safe_ray.data.readers.places import HERE, check_folders, inside, remedy
 from safe_ray.errors import InputError, nearest
+from safe_ray.outside import LARGEST_JSON, parse_json
 from safe_ray.specs import DatasetSpec
 
 LARGEST_INT32 = 2**31 - 1
@@ -134,7 +134,7 @@ def _notes(spec: DatasetSpec, kind: Kind, lists: Lists) -> Iterator[str]:
 
 def _parse(file: str) -> dict[str, list[Entry]]:
     try:
-        content = json.loads(read_bytes(file))
+        content = parse_json(read_bytes(file, largest=LARGEST_JSON))
     except (OSError, ValueError) as error:
         raise InputError(
             f"The split file {file} is not readable JSON ({first_line(error)}): fetch it again."

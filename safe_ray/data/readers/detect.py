@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from safe_ray.arrow_files import parquet_schema
 from safe_ray.data.images import has_image_suffix
 from safe_ray.data.locations import (
     exists,
@@ -98,7 +98,7 @@ def _folder_format(location: str) -> str:
 def _holds_images(file: str) -> bool:
     try:
         with open_input(file) as source:
-            schema = pq.ParquetFile(source).schema_arrow
+            schema = parquet_schema(source)
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{file} cannot be read as Parquet ({first_line(error)}): write it again, or correct "

@@ -9,14 +9,14 @@ for folders (`test_share`, `split_seed`). Needs the extra `huggingface`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from safe_ray.data.locations import exists, first_line, is_folder, is_uri, join
+from safe_ray.data.locations import exists, first_line, is_folder, is_uri, join, read_bytes, walk
 from safe_ray.data.readers.base import (
     BYTES_SCHEMA,
     FILES_SCHEMA,
@@ -28,6 +28,7 @@ from safe_ray.data.readers.columns import LABEL_COLUMNS, as_text, find_column
 from safe_ray.data.readers.labels import label_classes
 from safe_ray.data.readers.splitting import SPLIT_OPTIONS, divide, images, split_named
 from safe_ray.errors import InputError
+from safe_ray.outside import LARGEST_JSON, is_plain_name, parse_json
 from safe_ray.specs import DatasetSpec
 
 HUB_SCHEME = "hf://"
@@ -127,7 +128,12 @@ def _load(spec: DatasetSpec, location: str) -> Any:
                 f"{location} was not written by save_to_disk of the package datasets: correct the "
                 "path, or the data set's format."
             )
-        return datasets.load_from_disk(location)
+        _check_files(location)
+        loaded = datasets.load_from_disk(location)
+        for part in loaded.values() if isinstance(loaded, Mapping) else (loaded,):
+            # Lengths and offsets must lie within the files before anything is read by them.
+            part.data.table.validate(full=True)
+        return loaded
     except InputError:
         raise
     # The libraries below raise errors of their own for all that can be wrong with a download.
@@ -136,6 +142,44 @@ def _load(spec: DatasetSpec, location: str) -> Any:
             f"{location} cannot be loaded as a Hugging Face data set ({first_line(error)}): "
             "correct its name, or save it to a folder where there is a network and give that."
         ) from error
+
+
+def _check_files(location: str) -> None:
+    """Check that what a folder of `save_to_disk` names lies in it, as files.
+
+    Raises:
+        InputError: it names something else.
+    """
+    # Neither pipes nor devices are listed.
+    present = frozenset(walk(location))
+
+    def values(file: str) -> Any:
+        if file not in present:
+            raise InputError(f"{location} has no file {file}: fetch it again.")
+        return parse_json(read_bytes(join(location, file), largest=LARGEST_JSON))
+
+    folders = [""]
+    if "dataset_dict.json" in present:
+        splits = values("dataset_dict.json")["splits"]
+        _check_names(location, splits)
+        folders = [f"{split}/" for split in splits]
+    for folder in folders:
+        state = values(f"{folder}state.json")
+        values(f"{folder}dataset_info.json")
+        for key in ("_data_files", "_indices_data_files"):
+            names = [entry["filename"] for entry in state.get(key) or ()]
+            _check_names(location, names)
+            for name in names:
+                if f"{folder}{name}" not in present:
+                    raise InputError(f"{location} has no file {folder}{name}: fetch it again.")
+
+
+def _check_names(location: str, names: Sequence[Any]) -> None:
+    for name in names:
+        if not is_plain_name(name):
+            raise InputError(
+                f"{location} names {name!r}, which is none of its files: fetch it again."
+            )
 
 
 def _image_column(spec: DatasetSpec, location: str, part: Any) -> str:

@@ -8,8 +8,6 @@ seed, so that every machine draws the same.
 
 from __future__ import annotations
 
-import io
-import json
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,9 +18,12 @@ import numpy as np
 
 from safe_ray.data.images import has_image_suffix
 from safe_ray.data.locations import exists, first_line, join, list_folder, read_bytes
+from safe_ray.data.readers.matlab import read_variables
 from safe_ray.errors import InputError
+from safe_ray.outside import MIB, parse_json
 
 SEED = 1
+LARGEST_LIST = 256 * MIB
 VALIDATION_SHARE = 0.2
 LISTING_SHARES = (0.5, 0.2)
 
@@ -93,13 +94,10 @@ class Place:
         Raises:
             InputError: the file cannot be read.
         """
-        from scipy.io import loadmat
-
         content = self._read(name)
         try:
-            return loadmat(io.BytesIO(content), squeeze_me=True)
-        # Damaged bytes make SciPy's parser raise almost anything.
-        except Exception as error:
+            return read_variables(content)
+        except ValueError as error:
             raise self.bad(name, f"is no MATLAB file ({first_line(error)})") from error
 
     def json(self, name: str) -> Any:
@@ -109,7 +107,7 @@ class Place:
             InputError: the file cannot be read.
         """
         try:
-            return json.loads(self._read(name))
+            return parse_json(self._read(name))
         except ValueError as error:
             raise self.bad(name, f"is not readable JSON ({first_line(error)})") from error
 
@@ -119,7 +117,7 @@ class Place:
 
     def _read(self, name: str) -> bytes:
         try:
-            return read_bytes(join(self.folder, name))
+            return read_bytes(join(self.folder, name), largest=LARGEST_LIST)
         except OSError as error:
             raise self.bad(name, f"cannot be read ({first_line(error)})") from error
 

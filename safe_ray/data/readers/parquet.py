@@ -12,15 +12,14 @@ files tell (`train-00000-of-00004.parquet`); if they don't, a test split is draw
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from safe_ray.arrow_files import parquet_schema, read_parquet
 from safe_ray.data.locations import exists, first_line, is_folder, join, open_input, walk
 from safe_ray.data.readers.base import BYTES_SCHEMA, SPLITS, RawDataset, check_options
 from safe_ray.data.readers.columns import (
@@ -34,6 +33,7 @@ from safe_ray.data.readers.columns import (
 from safe_ray.data.readers.labels import label_classes
 from safe_ray.data.readers.splitting import SPLIT_OPTIONS, divide, splits_of_files
 from safe_ray.errors import InputError
+from safe_ray.outside import parse_json
 from safe_ray.specs import DatasetSpec
 
 IMAGE_COLUMNS = ("image", "img")
@@ -125,10 +125,9 @@ def _splits(location: str, relative: Sequence[str], parts: Sequence[_Part]) -> n
 def _read_file(spec: DatasetSpec, file: str) -> _Part:
     try:
         with open_input(file) as source:
-            parquet = pq.ParquetFile(source)
-            schema = parquet.schema_arrow
+            schema = parquet_schema(source)
             columns = _columns(spec, file, schema.names)
-            table = parquet.read(columns=[name for name in columns if name is not None])
+            table = read_parquet(source, [name for name in columns if name is not None])
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{file} cannot be read as Parquet ({first_line(error)}): write it again, or correct "
@@ -181,7 +180,7 @@ def _encoded(file: str, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _hugging_face_names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...] | None:
     try:
-        features: Any = json.loads(metadata[b"huggingface"])["info"]["features"]
+        features: Any = parse_json(metadata[b"huggingface"])["info"]["features"]
         return tuple(map(str, features[label]["names"]))
     except (KeyError, TypeError, ValueError):
         return None

@@ -19,8 +19,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
+from safe_ray.arrow_files import parquet_schema, read_parquet
 from safe_ray.data.locations import (
     absent,
     exists,
@@ -48,6 +48,20 @@ from safe_ray.specs import DatasetSpec
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image_path", "image")
 _NAMED_FILES = 3
 DELIMITERS = (",", "\t", ";", "|")
+SCHEMES = (
+    "file",
+    "http",
+    "https",
+    "s3",
+    "gs",
+    "gcs",
+    "hdfs",
+    "viewfs",
+    "abfs",
+    "abfss",
+    "hf",
+    "memory",
+)
 _OPTIONS = (
     "path_column",
     "label_column",
@@ -138,9 +152,8 @@ def _read_csv(spec: DatasetSpec, location: str) -> _Columns:
 def _read_parquet(spec: DatasetSpec, location: str) -> _Columns:
     try:
         with open_input(location) as source:
-            parquet = pq.ParquetFile(source)
-            wanted = _wanted(spec, location, parquet.schema_arrow.names)
-            table = parquet.read(columns=wanted)
+            wanted = _wanted(spec, location, parquet_schema(source).names)
+            table = read_parquet(source, wanted)
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{location} cannot be read as Parquet ({first_line(error)}): write it again, or "
@@ -200,6 +213,24 @@ def _images(spec: DatasetSpec, location: str) -> str:
     return chosen
 
 
+def check_scheme(text: str, root: str) -> None:
+    """Refuse a row that names a file system which nobody asked for: some of them run programs.
+
+    Args:
+        text: the URI in the row.
+        root: where the table lies.
+
+    Raises:
+        InputError: it does.
+    """
+    scheme = text.partition("://")[0]
+    if scheme not in SCHEMES and scheme != root.partition("://")[0]:
+        raise InputError(
+            f"The row {text!r} names a file by the scheme {scheme!r}: a table may name local files "
+            f"and {', '.join(f'{known}://' for known in SCHEMES)}, and files where it lies itself."
+        )
+
+
 def _resolve(written: Sequence[str], images: str) -> tuple[list[str], list[str]]:
     """The relative path that names each image, and the file that it is in."""
     root = images if is_uri(images) else posixpath.normpath(images)
@@ -208,6 +239,7 @@ def _resolve(written: Sequence[str], images: str) -> tuple[list[str], list[str]]
     inside = True
     for text in written:
         if is_uri(text):
+            check_scheme(text, root)
             file = locate(text, Path())
         elif is_uri(root):
             file = join(root, posixpath.normpath(text))

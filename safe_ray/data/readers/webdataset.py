@@ -13,12 +13,11 @@ of bytes of its tar, which must not be compressed.
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -38,14 +37,20 @@ from safe_ray.data.readers.columns import LABEL_COLUMNS
 from safe_ray.data.readers.labels import label_classes
 from safe_ray.data.readers.splitting import SPLIT_OPTIONS, divide, images, splits_of_files
 from safe_ray.errors import InputError
+from safe_ray.outside import MIB, parse_json
 from safe_ray.specs import DatasetSpec
 
 NAMES_FILE = "classnames.txt"
+MOST_SHARDS = 100_000
+LARGEST_LABEL = MIB
+_LARGEST_HEADER = MIB
+_LONGEST_NAME = 4096
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 _MAGICS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _LABELS = ("cls", "json", "txt")
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
+_DAMAGE = (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
@@ -104,17 +109,38 @@ def read(spec: DatasetSpec, location: str) -> RawDataset:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Return the names that a pattern such as `data-{0000..0003}.tar` or `{a,b}.tar` stands for."""
+    """Return the names that a pattern such as `data-{0000..0003}.tar` or `{a,b}.tar` stands for.
+
+    Raises:
+        InputError: they are more than `MOST_SHARDS`.
+    """
     match = _BRACES.search(pattern)
     if match is None:
         return [pattern]
     first, dots, last = match[1].partition("..")
     if dots and first.isdigit() and last.isdigit():
-        choices = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
+        # Python does not make a number of thousands of digits.
+        if max(len(first), len(last)) > len(str(MOST_SHARDS)):
+            raise _too_many(pattern)
+        numbers = range(int(first), int(last) + 1)
+        if len(numbers) > MOST_SHARDS:
+            raise _too_many(pattern)
+        choices = [str(n).zfill(len(first)) for n in numbers]
     else:
         choices = match[1].split(",")
     start, end = pattern[: match.start()], pattern[match.end() :]
-    return [name for choice in choices for name in expand_braces(start + choice + end)]
+    names: list[str] = []
+    for choice in choices:
+        names += expand_braces(start + choice + end)
+        if len(names) > MOST_SHARDS:
+            raise _too_many(pattern)
+    return names
+
+
+def _too_many(pattern: str) -> InputError:
+    return InputError(
+        f"{pattern} stands for more than {MOST_SHARDS} files: name the folder that they are in."
+    )
 
 
 @dataclass
@@ -158,23 +184,62 @@ def _samples(spec: DatasetSpec, file: str) -> Iterator[_Sample]:
             if source.read(8).startswith(_MAGICS):
                 raise _is_compressed(file)
             source.seek(0)
-            with tarfile.open(fileobj=source, mode="r:") as tar:
+            with tarfile.open(fileobj=cast(Any, _Headers(source)), mode="r:") as tar:
                 yield from _grouped(spec, file, tar, source)
-    except (tarfile.TarError, pa.ArrowException, OSError) as error:
+    except InputError:
+        raise
+    # Damaged headers make tarfile raise almost anything.
+    except (tarfile.TarError, pa.ArrowException, OSError, *_DAMAGE) as error:
         raise InputError(
             f"{file} cannot be read as a tar file ({first_line(error)}): write it again, or "
             "correct the path."
         ) from error
 
 
+class _Headers:
+    """What tarfile reads of a tar: headers, whose own sizes may be anything.
+
+    A long name is read in one piece of the size that its header gives, which may be gigabytes, or
+    less than nothing.
+    """
+
+    def __init__(self, source: pa.NativeFile) -> None:
+        self._source = source
+        self.tell = source.tell
+        self.name = ""
+
+    def seek(self, place: int) -> None:
+        if not 0 <= place <= self._source.size():
+            raise tarfile.ReadError("it ends within a file")
+        self._source.seek(place)
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _LARGEST_HEADER:
+            raise tarfile.ReadError(f"it has a header of {size} bytes")
+        return bytes(self._source.read(size))
+
+
 def _grouped(
     spec: DatasetSpec, file: str, tar: tarfile.TarFile, source: pa.NativeFile
 ) -> Iterator[_Sample]:
     sample = _Sample("")
+    size, before = source.size(), -1
     while (member := tar.next()) is not None:
         # The list of members, of which there may be millions, is never used.
         tar.members = []  # type: ignore[attr-defined]
-        match = _NAME.fullmatch(member.name.removeprefix("./"))
+        # A size below nothing would lead back to headers that were read before.
+        if tar.offset <= before:
+            raise tarfile.ReadError("its headers lead back")
+        before = tar.offset
+        if not 0 <= member.offset_data <= member.offset_data + member.size <= size:
+            raise tarfile.ReadError("it ends within a file")
+        name = member.name.removeprefix("./")
+        if len(name) > _LONGEST_NAME or not _is_unicode(name):
+            raise InputError(
+                f"{file} has a file whose name is not text in UTF-8, or longer than "
+                f"{_LONGEST_NAME} characters, {name[:80]!r}: rename it."
+            )
+        match = _NAME.fullmatch(name)
         if not member.isreg() or match is None:
             continue
         key, suffix = match[1], match[2].lower()
@@ -194,6 +259,11 @@ def _grouped(
                 )
             sample.image, sample.offset, sample.length = match[0], member.offset_data, member.size
         elif suffix in _LABELS:
+            if member.size > LARGEST_LABEL:
+                raise InputError(
+                    f"{file} has a label {match[0]!r} of {member.size} bytes, more than "
+                    f"{LARGEST_LABEL}: write labels alone into such files."
+                )
             content = source.read_at(member.size, member.offset_data)
             if (text := _text(spec, file, match[0], suffix, content)) is not None:
                 sample.labels[suffix] = text
@@ -204,12 +274,20 @@ def _grouped(
         yield sample
 
 
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _text(spec: DatasetSpec, file: str, name: str, suffix: str, content: bytes) -> str | None:
     try:
         text = content.decode("utf-8-sig").strip()
         if suffix != "json":
             return text or None
-        value: Any = json.loads(text)
+        value: Any = parse_json(text)
     except ValueError as error:
         raise InputError(
             f"{file} has an unreadable label {name!r} ({first_line(error)}): write it in UTF-8."
