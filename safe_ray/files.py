@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import importlib.resources
 import json
@@ -21,6 +20,7 @@ from safe_ray.outside import read_json
 PACKAGE_SCHEME = "pkg://"
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
+_ADAPTERS: dict[type, Any] = {}
 _DIGEST = "digest"
 _Kind = TypeVar("_Kind")
 
@@ -155,16 +155,18 @@ def as_kind(kind: type[_Kind], value: Any, path: Path) -> _Kind:
     from pydantic import ValidationError
 
     try:
-        return _adapter(kind).validate_python(value)
+        described: _Kind = _adapter(kind).validate_python(value)
+        return described
     except ValidationError as error:
         raise damaged(path) from error
 
 
-@functools.cache
-def _adapter(kind: Any) -> Any:
+def _adapter(kind: type) -> Any:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind)
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 def names_file(text: str) -> bool:

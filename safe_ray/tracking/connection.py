@@ -242,12 +242,22 @@ class _Attempt:
             self.error = error
 
 
-def no_answer() -> tuple[type[Exception], ...]:
-    """Return what MLflow's client makes of an answer that is none of MLflow's."""
+def failures() -> tuple[type[Exception], ...]:
+    """Return what MLflow's client raises when MLflow, its server or its disk does something wrong.
+
+    Half of it is what the client makes of an answer that is none of MLflow's.
+    """
+    import requests
     from google.protobuf.json_format import Error as FormatError
     from google.protobuf.message import Error as ProtocolError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     return (
+        MlflowException,
+        requests.RequestException,
+        SQLAlchemyError,
+        OSError,
         FormatError,
         ProtocolError,
         ArithmeticError,

@@ -116,7 +116,8 @@ def test_the_cards_own_lines_load_the_head_into_plain_open_clip(
         for name, tensor in model.visual.attnpool.state_dict().items()
     }
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    backbone = {"model": tiny_backbone.model, "pretrained": str(tmp_path / "model.safetensors")}
+    weights = str(tmp_path / "model.safetensors")
+    backbone = {"name": "tiny", "model": tiny_backbone.model, "pretrained": weights}
     save_head(tmp_path, tuned, card(backbone=backbone))
     images = torch.rand(5, 3, 64, 64)
     classifier = torch.nn.functional.normalize(torch.randn(2, EMBED), dim=-1)
@@ -176,7 +177,9 @@ def test_weights_that_another_head_has_already_are_one_file(
     tmp_path: Path, state: dict[str, Tensor]
 ) -> None:
     save_head(tmp_path / "a", state, card())
-    other = card(method={"name": "tuned_pooling"}, knobs={"alpha": 1.0}, alpha=1.0)
+    other = card(
+        method={**card()["method"], "name": "tuned_pooling"}, knobs={"alpha": 1.0}, alpha=1.0
+    )
     save_head(tmp_path / "b", state, other, same_weights=tmp_path / "a")
     assert (tmp_path / "a" / WEIGHTS_FILE).samefile(tmp_path / "b" / WEIGHTS_FILE)
     loaded, read = load_head(tmp_path / "b")
