@@ -11,7 +11,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test expect bench render lint format clean
+.PHONY: help demo test expect bench render faults lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -31,6 +31,9 @@ bench: $(VENV)/.installed ## measure against open_clip and numpy, and write docs
 
 render: $(VENV)/.installed-dev ## write deploy/rendered from the chart and deploy/values
 	deploy/render --helm "$$($(BIN)/python -m tests.deploy.binaries helm)"
+
+faults: $(VENV)/.installed-dev ## kill, cut off, fill up and damage sweeps for hours, and write docs/reliability.md
+	$(BIN)/python -m tests.faults --write docs/reliability.md
 
 lint: $(VENV)/.installed-dev ## style, types and the import contract
 	$(BIN)/ruff check .

@@ -22,6 +22,8 @@ from typing import Any
 
 import psutil
 
+from tests.hosts import Host
+
 BIN = Path(sys.executable).parent
 
 
@@ -33,6 +35,7 @@ class Head:
     environment: dict[str, str]
     address: str = ""
     temporary: str = ""
+    pid: int = 0
 
 
 @contextlib.contextmanager
@@ -40,6 +43,9 @@ def running_head(
     environment: Mapping[str, str],
     cpus: int = 2,
     brings: Mapping[str, tuple[int, Mapping[str, float]]] | None = None,
+    *,
+    host: Host | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Head]:
     """Start a head node, and end it at the end of the block.
 
@@ -48,6 +54,8 @@ def running_head(
         cpus: its logical CPUs.
         brings: what its autoscaler may bring: the most nodes of each type, and what each has. Its
             nodes are processes of this machine. An idle one goes after some seconds.
+        host: where it runs; None is this machine, by its loopback address.
+        options: further ones of `ray start`.
     """
     port, dashboard, client, agent = free_ports(4)
     everything = {
@@ -61,6 +69,7 @@ def running_head(
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
         command = [
             *(str(BIN / "ray"), "start", "--head", "--block", f"--num-cpus={cpus}"),
+            *_at(host),
             f"--port={port}",
             f"--dashboard-port={dashboard}",
             f"--ray-client-server-port={client}",
@@ -68,15 +77,23 @@ def running_head(
             f"--temp-dir={folder}",
             "--object-store-memory=200000000",
         ]
+        command += options
         if brings is not None:
             config = Path(folder) / "autoscaler.json"
             config.write_text(json.dumps(_autoscaler(f"127.0.0.1:{port}", brings)))
             command.append(f"--autoscaling-config={config}")
             everything |= _AUTOSCALER_ENVIRONMENT
+        if host is not None:
+            command = host.here([*command, f"--dashboard-host={host.address}"])
         with _running(command, everything) as process:
-            address = f"http://127.0.0.1:{dashboard}"
+            ip = host.address if host is not None else "127.0.0.1"
+            address = f"http://{ip}:{dashboard}"
             _wait_for(f"{address}/api/version", process)
-            yield Head(address, everything, f"127.0.0.1:{port}", folder)
+            yield Head(address, everything, f"{ip}:{port}", folder, process.pid)
+
+
+def _at(host: Host | None) -> list[str]:
+    return [] if host is None else [f"--node-ip-address={host.address}"]
 
 
 _HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
@@ -147,24 +164,36 @@ def live_nodes(head: Head) -> int:
 
 
 @contextlib.contextmanager
-def running_node(head: Head, cpus: int, hidden: Sequence[Path] = ()) -> Iterator[None]:
-    """Start another node, and end it at the end of the block.
+def running_node(
+    head: Head,
+    cpus: int,
+    hidden: Sequence[Path] = (),
+    *,
+    host: Host | None = None,
+    options: Sequence[str] = ("--object-store-memory=200000000",),
+) -> Iterator[int]:
+    """Start another node, give its process's id, and end it at the end of the block.
 
     Args:
         head: of the cluster that it joins.
         cpus: its logical CPUs.
         hidden: folders in whose place it has empty ones of its own, as another machine would.
+        host: where it runs; None is this machine.
+        options: further ones of `ray start`.
     """
     agent, grpc = free_ports(2)
     start = [
         *(str(BIN / "ray"), "start", "--block", f"--address={head.address}"),
-        *(f"--num-cpus={cpus}", "--object-store-memory=200000000"),
+        *(f"--num-cpus={cpus}", *_at(host), *options),
         *(f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}"),
         *("--min-worker-port=0", "--max-worker-port=0"),
     ]
+    command = [*_elsewhere(hidden), *start]
     with (
         tempfile.TemporaryFile() as said,
-        _running([*_elsewhere(hidden), *start], head.environment, said) as process,
+        _running(
+            command if host is None else host.here(command), head.environment, said
+        ) as process,
     ):
         deadline = time.monotonic() + 120
         # Two nodes of one machine that start at once would take the same names.
@@ -173,7 +202,7 @@ def running_node(head: Head, cpus: int, hidden: Sequence[Path] = ()) -> Iterator
             assert process.poll() is None, f"the node ended: {words}"
             assert time.monotonic() < deadline, f"the node does not start: {words}"
             time.sleep(0.2)
-        yield
+        yield process.pid
 
 
 @dataclass(frozen=True)

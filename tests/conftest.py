@@ -84,8 +84,7 @@ def draw_shape(class_name: str, variant: int) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture(scope="session")
-def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSpec:
+def write_backbone(folder: Path) -> BackboneSpec:
     """Return a ModifiedResNet CLIP with random weights: 64 px, C=512, 8 heads, grid 2x2, D=64."""
     config = {
         "embed_dim": 64,
@@ -98,13 +97,26 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSpec:
             "layers": 2,
         },
     }
-    file = tmp_path_factory.mktemp("backbone") / f"{TINY_MODEL}.json"
+    file = folder / f"{TINY_MODEL}.json"
     file.write_text(json.dumps(config))
     return BackboneSpec(name="tiny", model=TINY_MODEL, pretrained=None, model_config=str(file))
 
 
-@pytest.fixture(scope="session")
-def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetSpec:
+def write_weights(backbone: BackboneSpec, folder: Path) -> Path:
+    """Return a file of the backbone's weights, as plain open_clip reads it."""
+    import open_clip
+    import torch
+    from open_clip.factory import add_model_config
+    from safetensors.torch import save_file
+
+    add_model_config(backbone.model_config)
+    torch.manual_seed(0)
+    file = folder / "tiny.safetensors"
+    save_file(open_clip.create_model(TINY_MODEL).state_dict(), file)
+    return file
+
+
+def write_dataset(folder: Path) -> DatasetSpec:
     """Return 5 classes of coloured shapes in one Parquet file: 8 train, 4 val, 6 test a class."""
     rows = []
     for name in SHAPES:
@@ -123,11 +135,63 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetSpec:
                     }
                 )
                 variant += 1
-    file = tmp_path_factory.mktemp("dataset") / "shapes.parquet"
+    file = folder / "shapes.parquet"
     pq.write_table(pa.Table.from_pylist(rows), file)
     return DatasetSpec(
         name="shapes", format="parquet", path=str(file), templates=("a drawing of a {}.",)
     )
+
+
+def write_config_dir(root: Path, backbone: BackboneSpec, dataset: DatasetSpec) -> None:
+    """Fill a folder for `--config-dir`: backbone `tiny`, data set `shapes`, target `some_shapes`.
+
+    The target has the test images of three of the five shapes.
+    """
+    rows = pq.read_table(dataset.path).to_pylist()
+    some = [row for row in rows if row["split"] == "test" and row["class_name"] in SOME_SHAPES]
+    pq.write_table(pa.Table.from_pylist(some), root / "some_shapes.parquet")
+    target = {
+        "format": "parquet",
+        "path": str(root / "some_shapes.parquet"),
+        "target_of": dataset.name,
+        "options": {"classes": list(SOME_SHAPES)},
+    }
+    for group, name, content in (
+        (
+            "backbone",
+            "tiny",
+            {
+                "name": backbone.name,
+                "model": backbone.model,
+                "pretrained": backbone.pretrained,
+                "model_config": backbone.model_config,
+            },
+        ),
+        (
+            "dataset",
+            "shapes",
+            {
+                "name": dataset.name,
+                "format": dataset.format,
+                "path": dataset.path,
+                "templates": list(dataset.templates),
+            },
+        ),
+        ("dataset", "some_shapes", target),
+    ):
+        file = root / group / f"{name}.yaml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content, indent=2))
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSpec:
+    return write_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetSpec:
+    return write_dataset(tmp_path_factory.mktemp("dataset"))
 
 
 @pytest.fixture(scope="session")
@@ -136,40 +200,8 @@ def tiny_config_dir(
     tiny_backbone: BackboneSpec,
     tiny_dataset: DatasetSpec,
 ) -> Path:
-    """Return a folder for `--config-dir`: backbone `tiny`, data set `shapes`, target `some_shapes`.
-
-    The target has the test images of three of the five shapes.
-    """
     root = tmp_path_factory.mktemp("conf")
-    rows = pq.read_table(tiny_dataset.path).to_pylist()
-    some = [row for row in rows if row["split"] == "test" and row["class_name"] in SOME_SHAPES]
-    pq.write_table(pa.Table.from_pylist(some), root / "some_shapes.parquet")
-    backbone = {
-        "name": tiny_backbone.name,
-        "model": tiny_backbone.model,
-        "pretrained": tiny_backbone.pretrained,
-        "model_config": tiny_backbone.model_config,
-    }
-    dataset = {
-        "name": tiny_dataset.name,
-        "format": tiny_dataset.format,
-        "path": tiny_dataset.path,
-        "templates": list(tiny_dataset.templates),
-    }
-    target = {
-        "format": "parquet",
-        "path": str(root / "some_shapes.parquet"),
-        "target_of": tiny_dataset.name,
-        "options": {"classes": list(SOME_SHAPES)},
-    }
-    for group, name, content in (
-        ("backbone", "tiny", backbone),
-        ("dataset", "shapes", dataset),
-        ("dataset", "some_shapes", target),
-    ):
-        file = root / group / f"{name}.yaml"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(content, indent=2))
+    write_config_dir(root, tiny_backbone, tiny_dataset)
     return root
 
 

@@ -258,8 +258,11 @@ class BankSearcher(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Take note of how far a trial is, or of why it fails."""
         job = self._running.get(trial_id)
-        if FAILURE in result:
-            self.on_failure(trial_id, Failure.from_json(result[FAILURE]))
+        # Tune joins the keys of what a trial has reported.
+        prefix = f"{FAILURE}/"
+        told = {k.removeprefix(prefix): v for k, v in result.items() if k.startswith(prefix)}
+        if told:
+            self.on_failure(trial_id, Failure.from_json(told))
         if job is not None and SHARE in result:
             self._shares[trial_id] = result[SHARE] * len(job.candidates)
             self._tell_share()

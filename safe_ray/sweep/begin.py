@@ -116,7 +116,9 @@ def check_places(config: SweepConfig) -> None:
     """
     check_files(config.backbone.spec())
     check_writable(config.storage, "storage")
-    check_writable(config.features.store, "features.store")
+    # One that is read-only may hold all that is needed: `check_store` looks, when it can.
+    if not config.features.store.is_dir():
+        check_writable(config.features.store, "features.store")
     database = sqlite_file(normalise_uri(config.tracking.uri))
     if database is not None:
         check_writable(database.parent, "tracking.uri")

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 
 from safe_ray.backbones.openclip import Backbone
 from safe_ray.cluster import release_nodes
 from safe_ray.config import SweepConfig
+from safe_ray.errors import InputError
 from safe_ray.features.extract import (
     ExtractionOptions,
     ExtractionRequest,
     ExtractionSummary,
     Precision,
     extract,
+    open_store,
     resolve_precision,
 )
 from safe_ray.features.inventory import Inventory, no_progress
+from safe_ray.features.rows import missing_rows, wanted_rows
 from safe_ray.features.verification import verify_stores
 from safe_ray.progress import Progress, Reporter
 from safe_ray.sweep.images import CheckedImages, CheckedTask
 from safe_ray.sweep.precision import check_precisions
+
+
+def check_store(
+    config: SweepConfig, backbone: Backbone, images: CheckedImages, precision: Precision
+) -> None:
+    """Check that a feature store that is read-only lacks nothing of what the sweep will need.
+
+    Raises:
+        InputError: it does. A sweep would find out about its test images after the search.
+    """
+    folder = config.features.store
+    if not folder.is_dir() or os.access(folder, os.W_OK | os.X_OK):
+        return
+    store = open_store(backbone, folder, precision)
+    requests = [*_support(config, images.tasks), *_tests(images.tests.values())]
+    wanted, _ = wanted_rows(requests, ())
+    missing = len(missing_rows(store, wanted))
+    if missing:
+        raise InputError(
+            f"features.store is {folder}, which cannot be written to, and lacks dense maps of "
+            f"{missing} images that this sweep needs: name a folder that you may write to with "
+            "features.store=<folder>, or extract into this one where it can be written."
+        )
 
 
 def extract_support(
@@ -35,15 +62,7 @@ def extract_support(
     `precision` is `features.precision` with `auto` resolved, once for all of a sweep. `reporter` is
     told of damaged parts, and of the check for them if it takes long.
     """
-    views = range(config.features.views + 1)
-    requests = [ExtractionRequest.of(task.support, views) for task in tasks]
-    requests += [
-        # A winner that is trained again sees the validation samples as it sees the support set.
-        ExtractionRequest.of(task.validation, views if config.search.refit else (0,))
-        for task in tasks
-        if task.validation.table.num_rows
-    ]
-    return _extract(config, backbone, requests, precision, progress, reporter)
+    return _extract(config, backbone, _support(config, tasks), precision, progress, reporter)
 
 
 def extract_tests(
@@ -55,8 +74,23 @@ def extract_tests(
     reporter: Reporter | None = None,
 ) -> ExtractionSummary:
     """Fill the feature store with the evaluation views of test splits; see `extract_support`."""
-    requests = [ExtractionRequest.of(inventory, (0,)) for inventory in inventories]
-    return _extract(config, backbone, requests, precision, progress, reporter)
+    return _extract(config, backbone, _tests(inventories), precision, progress, reporter)
+
+
+def _support(config: SweepConfig, tasks: Sequence[CheckedTask]) -> list[ExtractionRequest]:
+    views = range(config.features.views + 1)
+    requests = [ExtractionRequest.of(task.support, views) for task in tasks]
+    requests += [
+        # A winner that is trained again sees the validation samples as it sees the support set.
+        ExtractionRequest.of(task.validation, views if config.search.refit else (0,))
+        for task in tasks
+        if task.validation.table.num_rows
+    ]
+    return requests
+
+
+def _tests(inventories: Iterable[Inventory]) -> list[ExtractionRequest]:
+    return [ExtractionRequest.of(inventory, (0,)) for inventory in inventories]
 
 
 def _extract(
@@ -101,6 +135,7 @@ def extract_admitted(
     summaries = []
     precision = resolve_precision(config.features.precision)
     check_precisions(config, precision, gpus_per_worker=None)
+    check_store(config, backbone, images, precision)
     release_nodes()
     summaries.append(
         extract_support(

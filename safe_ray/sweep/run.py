@@ -41,7 +41,7 @@ from safe_ray.search.groups import described, groups_of
 from safe_ray.sweep.begin import Admitted
 from safe_ray.sweep.claim import Claim
 from safe_ray.sweep.closing import closing_lines
-from safe_ray.sweep.extraction import extract_support
+from safe_ray.sweep.extraction import check_store, extract_support
 from safe_ray.sweep.final_test import columns_of_targets, run_final_test
 from safe_ray.sweep.images import check_unchanged
 from safe_ray.sweep.plan import decided, decisions
@@ -113,6 +113,7 @@ def run_admitted(
     release_nodes()
     if claim.resumed:
         check_unchanged(config, images.tasks)
+    check_store(config, backbone, images, precision)
     claim.take()
     decided(config, "precision", lambda: precision)
     writer.log_system(system_facts(_devices(resources)))

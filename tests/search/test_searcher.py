@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.search import Searcher
+from ray.tune.utils import flatten_dict
 
 from safe_ray.search.failures import Failure
 from safe_ray.search.searcher import (
@@ -245,17 +246,22 @@ def test_the_candidates_of_a_finished_bank_outlive_the_file_that_proposed_them(
     assert len(seen) == 12
 
 
+def reported(failure: Failure) -> dict[str, str]:
+    """Return what Tune hands a searcher of what a trial has reported."""
+    return flatten_dict({FAILURE: failure.to_json()})
+
+
 def test_a_full_disk_ends_the_search_and_other_failures_do_not(tmp_path: Path) -> None:
     search = searcher(tmp_path)
     jobs = {name: BankJob.from_json(search.suggest(name)["job"]) for name in ("a", "b", "c")}
-    search.on_trial_result("a", {FAILURE: Failure("error", "ValueError: no").to_json()})
+    search.on_trial_result("a", reported(Failure("error", "ValueError: no")))
     search.on_trial_complete("a", error=True)
     assert search.stopped is None
     assert search.given_up[study_of(jobs["a"])] == {0: Failure("error", "ValueError: no")}
     assert search.suggest("d") != Searcher.FINISHED
 
     full = Failure("disk", "No space left on device")
-    search.on_trial_result("b", {FAILURE: full.to_json()})
+    search.on_trial_result("b", reported(full))
     search.on_trial_complete("b")
     assert search.stopped == full
     assert search.suggest("e") == Searcher.FINISHED
@@ -277,7 +283,7 @@ def fail(search: BankSearcher, trial: str, failure: Failure | None) -> BankJob:
     """Hand out the next bank, and let it fail: with what the trial reports, or without a word."""
     job = BankJob.from_json(search.suggest(trial)["job"])
     if failure is not None:
-        search.on_trial_result(trial, {FAILURE: failure.to_json()})
+        search.on_trial_result(trial, reported(failure))
     search.on_trial_complete(trial, error=True)
     return job
 
