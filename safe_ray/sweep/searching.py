@@ -81,7 +81,7 @@ def _search(
     def on_bank(job: BankJob, outcome: BankOutcome) -> None:
         nonlocal done
         failed[outcome.task_id] += sum(candidate.failed for candidate in outcome.candidates)
-        recorder.bank(job, outcome)
+        recorder.bank(job)
         journal.record(spaces[outcome.group], outcome)
         done += len(outcome.candidates)
 
