@@ -18,20 +18,27 @@ from safe_ray.arguments import answer
 from safe_ray.interruption import interrupt, last_act
 from safe_ray.last_words import last_words
 
+def working():
+    print("working", flush=True)
+
 def unwinds():
+    working()
     time.sleep(600)
 
 def tidies_up_for_ever():
     try:
+        working()
         time.sleep(600)
     finally:
         time.sleep(600)
 
 def computes():
     # Python code runs on this thread when it is done, in some hours.
+    working()
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
 
 def swallows():
+    working()
     while True:
         try:
             time.sleep(600)
@@ -41,7 +48,6 @@ def swallows():
 def work():
     words = last_words("nobody said why")
     with words as told, last_act(told), last_act(lambda: Path(sys.argv[2]).touch()):
-        print("working", flush=True)
         globals()[sys.argv[1]]()
 
 sys.exit(answer(work, "To go on, do it again."))
