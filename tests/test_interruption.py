@@ -38,9 +38,10 @@ def computes():
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
 
 def swallows():
-    working()
+    said = []
     while True:
         try:
+            said or said.append(working())
             time.sleep(600)
         except KeyboardInterrupt:
             pass

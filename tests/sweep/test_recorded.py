@@ -1,0 +1,276 @@
+"""What MLflow hears of a sweep: by the sweep, late, or from `python -m safe_ray.track`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from safe_ray.files import read_record
+from safe_ray.sweep.tracked import TRACKED
+from tests.mlflow_servers import Door, free_port, running_server
+from tests.sweep.test_sweep import command, finished, run, start, summary_of, weights
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+__all__ = ["finished", "weights"]
+
+PLANTED = ("pl4nted-in-a-uri", "pl4nted-in-the-environment", "pl4nted-t0ken")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+    folder = tmp_path_factory.mktemp("server")
+    with running_server(folder) as port:
+        yield port, folder
+
+
+@pytest.fixture
+def door(server: tuple[int, Path]) -> Iterator[Door]:
+    door = Door(server[0])
+    yield door
+    door.close()
+
+
+def heard(uri: str, experiment: str = "trial") -> dict[tuple[str, ...], Any]:
+    """What MLflow has heard, without what differs from one recording to the next."""
+    client = MlflowClient(uri, registry_uri=uri)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    runs: dict[tuple[str, ...], Any] = {}
+    for run in client.search_runs([found.experiment_id], max_results=1000):
+        tags = run.data.tags
+        key = (tags["safe_ray.kind"], tags.get("safe_ray.task", ""), run.info.run_name)
+        assert key not in runs
+        files = {file.path for file in client.list_artifacts(run.info.run_id, "head")}
+        metrics = {
+            name: [(point.step, point.value) for point in history]
+            for name in run.data.metrics
+            if (history := client.get_metric_history(run.info.run_id, name))
+        }
+        runs[key] = (run.info.status, run.data.params, metrics, files)
+    for model in client.search_registered_models():
+        version = client.get_model_version_by_alias(model.name, "best")
+        runs["model", model.name] = version.tags["safe_ray.head"]
+    return runs
+
+
+def track(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "safe_ray.track", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+def test_a_sweep_is_recorded_from_its_files_as_it_was_by_itself(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    storage, _ = finished
+    sweep = tmp_path / "moved" / "elsewhere"
+    shutil.copytree(storage / "outputs" / "trial", sweep)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for _ in range(2):
+        done = track(str(sweep), f"tracking.uri={uri}")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert uri in done.stdout
+        assert heard(uri) == heard(f"sqlite:///{storage}/mlflow.db")
+    # The summary names the runs of the MLflow that was told last.
+    ids = {run.info.run_id for run in runs_of(uri)}
+    assert {entry["mlflow_run_id"] for entry in read_summary_of(sweep)} <= ids
+
+
+def runs_of(uri: str) -> list[Any]:
+    client = MlflowClient(uri)
+    return list(client.search_runs([client.get_experiment_by_name("trial").experiment_id]))
+
+
+def read_summary_of(sweep: Path) -> list[dict[str, Any]]:
+    import json
+
+    entries: list[dict[str, Any]] = json.loads((sweep / "summary.json").read_text())
+    return entries
+
+
+def test_a_recording_takes_settings_and_says_what_is_no_sweep(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    storage, _ = finished
+    sweep = tmp_path / "outputs" / "trial"
+    shutil.copytree(storage / "outputs" / "trial", sweep)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    settings = ("tracking.heads=none", "tracking.experiment=again")
+    done = track(str(sweep), *settings, MLFLOW_TRACKING_URI=uri)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = heard(uri, "again")
+    assert {key[0] for key in found} == {"sweep", "task", "candidate"}
+    assert all(not files for *_, files in found.values())
+
+    refusals = {
+        ("/nowhere",): "/nowhere is not the folder of a sweep",
+        (): "There is nothing to record",
+        (str(sweep), "search.lr=1"): "'search.lr=1' is no setting of MLflow",
+        (str(sweep), "tracking.url=1"): "Did you mean 'tracking.uri'",
+        (str(sweep), f"tracking.uri=http://127.0.0.1:{free_port()}"): "No MLflow server answers",
+    }
+    for arguments, words in refusals.items():
+        refused = track(*arguments)
+        assert refused.returncode == 2
+        assert words in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) <= 2
+    assert "usage: python -m safe_ray.track FOLDER" in track("--help").stdout
+
+
+def test_a_slow_server_and_then_none_delay_no_report_and_lose_nothing(
+    finished: tuple[Path, str], tmp_path: Path, tiny_config_dir: Path, weights: Path, door: Door
+) -> None:
+    """MLflow takes ten seconds an answer; what it has not heard is brought when it is well."""
+    door.delay = 10.0
+    door.open()
+    arguments = command(tiny_config_dir, weights, tmp_path, "tracking.patience=3")
+    done = subprocess.run(
+        arguments,
+        env={**os.environ, "MLFLOW_TRACKING_URI": door.uri},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "SAFE minus zero-shot" in done.stdout
+    (sentence,) = (line for line in done.stderr.splitlines() if "MLflow" in line)
+    assert "has not taken" in sentence
+    (line,) = (line for line in done.stdout.splitlines() if line.strip().startswith("record "))
+    shown = re.search(r"python -m safe_ray\.track (\S+) ", line)
+    assert shown is not None
+    sweep = tmp_path / "outputs" / "trial"
+    assert shown[1] == str(sweep)
+    kept = {name: summary_of(tmp_path)[0][name] for name in ("best", "test")}
+    assert kept == {name: summary_of(finished[0])[0][name] for name in ("best", "test")}
+
+    door.close()
+    away = track(str(sweep))
+    assert away.returncode == 2
+    assert f"No MLflow server answers at {door.uri}" in away.stderr
+    door.delay = 0.0
+    door.open()
+    brought = track(str(sweep))
+    assert brought.returncode == 0, brought.stderr[-3000:]
+    expected = heard(f"sqlite:///{finished[0]}/mlflow.db")
+    assert heard(door.uri).keys() == expected.keys()
+    assert all(entry["mlflow_run_id"] for entry in summary_of(tmp_path))
+
+
+def test_no_secret_is_left_anywhere(
+    server: tuple[int, Path], tmp_path: Path, tiny_config_dir: Path, weights: Path
+) -> None:
+    """Neither in the storage folder, nor in what is printed, nor in MLflow's database."""
+    port, folder = server
+    storage = tmp_path / "storage"
+    uri = f"http://me:{PLANTED[0]}@127.0.0.1:{port}"
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_TRACKING_USERNAME": "me",
+        "MLFLOW_TRACKING_PASSWORD": PLANTED[1],
+        "RAY_AUTH_TOKEN": PLANTED[2] * 4,
+        "HF_TOKEN": PLANTED[2],
+    }
+    more = ("tracking.experiment=secrets", "tasks.seeds=[1]", "search.candidates=2")
+    arguments = command(tiny_config_dir, weights, storage, *more)
+    said = ""
+    for extra in (
+        ["--show-config", f"tracking.uri={uri}"],
+        [f"tracking.uri={uri}"],
+        # An MLflow that is away is named, too.
+        [f"tracking.uri=http://me:{PLANTED[0]}@127.0.0.1:{free_port()}"],
+    ):
+        done = subprocess.run(
+            [*arguments, *extra],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        said += done.stdout + done.stderr
+    assert "http://me:***@127.0.0.1" in said
+    assert "No MLflow server answers" in said
+    assert read_record(storage / "outputs" / "trial" / TRACKED) is not None
+    assert heard(f"http://127.0.0.1:{port}", "secrets")
+    files = [file for place in (storage, folder) for file in place.rglob("*") if file.is_file()]
+    assert any(file.name == "server.db" for file in files)
+    for secret in PLANTED:
+        assert secret not in said
+        found = [file for file in files if secret.encode() in file.read_bytes()]
+        assert found == []
+
+    # What was left out has to be given once more.
+    forgot = track(str(storage / "outputs" / "trial"))
+    assert forgot.returncode == 2
+    assert "passwords are not kept" in forgot.stderr
+
+
+def test_a_name_that_was_made_up_is_said_with_how_to_go_on(
+    tmp_path: Path, tiny_config_dir: Path, weights: Path
+) -> None:
+    """And SIGTERM ends the sweep in time, with what is finished whole."""
+    arguments = [
+        text
+        for text in command(tiny_config_dir, weights, tmp_path, "search.epochs=20000")
+        if not text.startswith("sweep=")
+    ]
+    driver = subprocess.Popen(
+        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob("outputs/*/banks/*/*/*/job.json")):
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    driver.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    _, told = driver.communicate(timeout=60)
+    took = time.monotonic() - began
+    assert driver.returncode == 130
+    (folder,) = tmp_path.glob("outputs/tiny-*")
+    assert f"to go on with it later, give the same command with sweep={folder.name}" in told
+    assert (
+        f"Interrupted; nothing that was finished is lost. To go on, give the same command with sweep={folder.name}"
+        in told
+    )
+    assert "Traceback" not in told
+    assert "died" not in told
+    assert not (folder / ".owner.json").exists()
+    # 1.5 s by its own clock; a busy machine may take longer to end a process.
+    assert took < 10, took
+    bad = run([*arguments, "search.candidates=none"])
+    assert bad.returncode == 2
+
+
+def test_sigterm_does_not_wait_for_an_mlflow_that_does_not_answer(
+    tmp_path: Path, tiny_config_dir: Path, weights: Path, door: Door
+) -> None:
+    arguments = command(tiny_config_dir, weights, tmp_path, f"tracking.uri={door.uri}")
+    door.delay = 25.0
+    door.open()
+    driver = start(arguments, tmp_path, until=1)
+    driver.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    _, told = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert time.monotonic() - began < 10
+    assert "Traceback" not in told
