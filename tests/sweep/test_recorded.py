@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,11 +20,13 @@ from mlflow import MlflowClient
 from safe_ray.files import read_record
 from safe_ray.sweep.tracked import TRACKED
 from tests.mlflow_servers import Door, free_port, running_server
-from tests.sweep.test_sweep import command, finished, run, start, summary_of, weights
+from tests.sweep.test_sweep import command, run, start, summary_of, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-__all__ = ["finished", "weights"]
+__all__ = ["weights"]
 
+# One task, and one bank of two candidates.
+SMALL = ("tasks.seeds=[1]", "search.candidates=2", "evaluation.targets=[]")
 PLANTED = ("pl4nted-in-a-uri", "pl4nted-in-the-environment", "pl4nted-t0ken")
 
 
@@ -32,6 +35,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path
     folder = tmp_path_factory.mktemp("server")
     with running_server(folder) as port:
         yield port, folder
+
+
+@pytest.fixture(scope="module")
+def recorded(
+    tmp_path_factory: pytest.TempPathFactory, tiny_config_dir: Path, weights: Path
+) -> Path:
+    """A sweep that MLflow has heard all of, from itself: its storage folder."""
+    storage = tmp_path_factory.mktemp("recorded")
+    done = run(command(tiny_config_dir, weights, storage, *SMALL))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return storage
 
 
 @pytest.fixture
@@ -47,17 +61,17 @@ def heard(uri: str, experiment: str = "trial") -> dict[tuple[str, ...], Any]:
     found = client.get_experiment_by_name(experiment)
     assert found is not None
     runs: dict[tuple[str, ...], Any] = {}
-    for run in client.search_runs([found.experiment_id], max_results=1000):
-        tags = run.data.tags
-        key = (tags["safe_ray.kind"], tags.get("safe_ray.task", ""), run.info.run_name)
+    for each in client.search_runs([found.experiment_id], max_results=1000):
+        tags = each.data.tags
+        key = (tags["safe_ray.kind"], tags.get("safe_ray.task", ""), each.info.run_name)
         assert key not in runs
-        files = {file.path for file in client.list_artifacts(run.info.run_id, "head")}
+        files = {file.path for file in client.list_artifacts(each.info.run_id, "head")}
         metrics = {
             name: [(point.step, point.value) for point in history]
-            for name in run.data.metrics
-            if (history := client.get_metric_history(run.info.run_id, name))
+            for name in each.data.metrics
+            if (history := client.get_metric_history(each.info.run_id, name))
         }
-        runs[key] = (run.info.status, run.data.params, metrics, files)
+        runs[key] = (each.info.status, each.data.params, metrics, files)
     for model in client.search_registered_models():
         version = client.get_model_version_by_alias(model.name, "best")
         runs["model", model.name] = version.tags["safe_ray.head"]
@@ -76,19 +90,18 @@ def track(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 
 
 def test_a_sweep_is_recorded_from_its_files_as_it_was_by_itself(
-    finished: tuple[Path, str], tmp_path: Path
+    recorded: Path, tmp_path: Path
 ) -> None:
-    storage, _ = finished
     sweep = tmp_path / "moved" / "elsewhere"
-    shutil.copytree(storage / "outputs" / "trial", sweep)
+    shutil.copytree(recorded / "outputs" / "trial", sweep)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     for _ in range(2):
         done = track(str(sweep), f"tracking.uri={uri}")
         assert done.returncode == 0, done.stderr[-3000:]
         assert uri in done.stdout
-        assert heard(uri) == heard(f"sqlite:///{storage}/mlflow.db")
+        assert heard(uri) == heard(f"sqlite:///{recorded}/mlflow.db")
     # The summary names the runs of the MLflow that was told last.
-    ids = {run.info.run_id for run in runs_of(uri)}
+    ids = {each.info.run_id for each in runs_of(uri)}
     assert {entry["mlflow_run_id"] for entry in read_summary_of(sweep)} <= ids
 
 
@@ -98,18 +111,15 @@ def runs_of(uri: str) -> list[Any]:
 
 
 def read_summary_of(sweep: Path) -> list[dict[str, Any]]:
-    import json
-
     entries: list[dict[str, Any]] = json.loads((sweep / "summary.json").read_text())
     return entries
 
 
 def test_a_recording_takes_settings_and_says_what_is_no_sweep(
-    finished: tuple[Path, str], tmp_path: Path
+    recorded: Path, tmp_path: Path
 ) -> None:
-    storage, _ = finished
     sweep = tmp_path / "outputs" / "trial"
-    shutil.copytree(storage / "outputs" / "trial", sweep)
+    shutil.copytree(recorded / "outputs" / "trial", sweep)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     settings = ("tracking.heads=none", "tracking.experiment=again")
     done = track(str(sweep), *settings, MLFLOW_TRACKING_URI=uri)
@@ -134,12 +144,12 @@ def test_a_recording_takes_settings_and_says_what_is_no_sweep(
 
 
 def test_a_slow_server_and_then_none_delay_no_report_and_lose_nothing(
-    finished: tuple[Path, str], tmp_path: Path, tiny_config_dir: Path, weights: Path, door: Door
+    recorded: Path, tmp_path: Path, tiny_config_dir: Path, weights: Path, door: Door
 ) -> None:
     """MLflow takes ten seconds an answer; what it has not heard is brought when it is well."""
     door.delay = 10.0
     door.open()
-    arguments = command(tiny_config_dir, weights, tmp_path, "tracking.patience=3")
+    arguments = command(tiny_config_dir, weights, tmp_path, *SMALL, "tracking.patience=3")
     done = subprocess.run(
         arguments,
         env={**os.environ, "MLFLOW_TRACKING_URI": door.uri},
@@ -158,7 +168,7 @@ def test_a_slow_server_and_then_none_delay_no_report_and_lose_nothing(
     sweep = tmp_path / "outputs" / "trial"
     assert shown[1] == str(sweep)
     kept = {name: summary_of(tmp_path)[0][name] for name in ("best", "test")}
-    assert kept == {name: summary_of(finished[0])[0][name] for name in ("best", "test")}
+    assert kept == {name: summary_of(recorded)[0][name] for name in ("best", "test")}
 
     door.close()
     away = track(str(sweep))
@@ -168,7 +178,7 @@ def test_a_slow_server_and_then_none_delay_no_report_and_lose_nothing(
     door.open()
     brought = track(str(sweep))
     assert brought.returncode == 0, brought.stderr[-3000:]
-    expected = heard(f"sqlite:///{finished[0]}/mlflow.db")
+    expected = heard(f"sqlite:///{recorded}/mlflow.db")
     assert heard(door.uri).keys() == expected.keys()
     assert all(entry["mlflow_run_id"] for entry in summary_of(tmp_path))
 
@@ -188,8 +198,7 @@ def test_no_secret_is_left_anywhere(
         "RAY_AUTH_TOKEN": PLANTED[2] * 4,
         "HF_TOKEN": PLANTED[2],
     }
-    more = ("tracking.experiment=secrets", "tasks.seeds=[1]", "search.candidates=2")
-    arguments = command(tiny_config_dir, weights, storage, *more)
+    arguments = command(tiny_config_dir, weights, storage, *SMALL, "tracking.experiment=secrets")
     said = ""
     for extra in (
         ["--show-config", f"tracking.uri={uri}"],
@@ -230,7 +239,7 @@ def test_a_name_that_was_made_up_is_said_with_how_to_go_on(
     """And SIGTERM ends the sweep in time, with what is finished whole."""
     arguments = [
         text
-        for text in command(tiny_config_dir, weights, tmp_path, "search.epochs=20000")
+        for text in command(tiny_config_dir, weights, tmp_path, *SMALL, "search.epochs=20000")
         if not text.startswith("sweep=")
     ]
     driver = subprocess.Popen(
@@ -248,10 +257,7 @@ def test_a_name_that_was_made_up_is_said_with_how_to_go_on(
     assert driver.returncode == 130
     (folder,) = tmp_path.glob("outputs/tiny-*")
     assert f"to go on with it later, give the same command with sweep={folder.name}" in told
-    assert (
-        f"Interrupted; nothing that was finished is lost. To go on, give the same command with sweep={folder.name}"
-        in told
-    )
+    assert "Interrupted; nothing that was finished is lost." in told
     assert "Traceback" not in told
     assert "died" not in told
     assert not (folder / ".owner.json").exists()
@@ -264,7 +270,7 @@ def test_a_name_that_was_made_up_is_said_with_how_to_go_on(
 def test_sigterm_does_not_wait_for_an_mlflow_that_does_not_answer(
     tmp_path: Path, tiny_config_dir: Path, weights: Path, door: Door
 ) -> None:
-    arguments = command(tiny_config_dir, weights, tmp_path, f"tracking.uri={door.uri}")
+    arguments = command(tiny_config_dir, weights, tmp_path, *SMALL, f"tracking.uri={door.uri}")
     door.delay = 25.0
     door.open()
     driver = start(arguments, tmp_path, until=1)
