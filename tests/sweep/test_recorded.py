@@ -233,7 +233,7 @@ def test_sigterm_ends_a_sweep_in_time_and_says_its_name_whatever_mlflow_does(
     )
     deadline = time.monotonic() + 400
     while not list(tmp_path.glob("outputs/*/banks/*/*/*/job.json")):
-        assert driver.poll() is None
+        assert driver.poll() is None, driver.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.1)
     family = psutil.Process(driver.pid).children(recursive=True)
