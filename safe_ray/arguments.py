@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from safe_ray import __version__
 from safe_ray.errors import IncompleteError, InputError, nearest
-from safe_ray.interruption import handle_interruptions, say_farewell
+from safe_ray.interruption import EXIT_INTERRUPTED, handle_interruptions, say_farewell
+from safe_ray.redaction import redacted
 
 EXIT_INCOMPLETE = 1
 EXIT_INPUT = 2
-EXIT_INTERRUPTED = 130
 EXIT_NOBODY_READS = 128 + signal.SIGPIPE
 
 
@@ -133,10 +133,10 @@ def answer(work: Callable[[], int], interrupted: str = "Interrupted.") -> int:
         sys.stdout.flush()
         return status
     except InputError as error:
-        print(f"safe_ray: {error}", file=sys.stderr)
+        print(redacted(f"safe_ray: {error}"), file=sys.stderr)
         return EXIT_INPUT
     except IncompleteError as error:
-        print(f"safe_ray: {error}", file=sys.stderr)
+        print(redacted(f"safe_ray: {error}"), file=sys.stderr)
         return EXIT_INCOMPLETE
     except KeyboardInterrupt:
         say_farewell()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from safe_ray import job
 from safe_ray.arguments import CONFIG_DIR, HELP, VERSION, Option, answer, help_lines, parse, version
 from safe_ray.errors import InputError
+from safe_ray.redaction import redacted_values
 
 if TYPE_CHECKING:
     from safe_ray.config import SweepConfig
@@ -72,7 +73,8 @@ def _run(command: Command, arguments: Sequence[str]) -> int:
     if SHOW_CONFIG.name in given.flags:
         import yaml
 
-        print(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), end="")
+        shown = redacted_values(config.to_dict())
+        print(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), end="")
         return 0
     _warn_of_passing_storage(config)
 

@@ -132,7 +132,8 @@ def load_config(overrides: Sequence[str] = (), config_dir: str | Path | None = N
         raise InputError(f"The configuration cannot be resolved: {_first_line(error)}.") from None
     assert isinstance(values, dict)
     plain: dict[str, Any] = {str(key): value for key, value in values.items()}
-    if plain.get("sweep") is None:
+    is_made_up = plain.get("sweep") is None
+    if is_made_up:
         backbone = plain.get("backbone")
         name = backbone.get("name") if isinstance(backbone, dict) else None
         plain["sweep"] = f"{name or 'sweep'}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -150,7 +151,8 @@ def load_config(overrides: Sequence[str] = (), config_dir: str | Path | None = N
     }
     changes.check(config.method)
     methods = {name: load_method(tree, name, changes.of.get(name, {})) for name in config.method}
-    return config.model_copy(update={"datasets": datasets, "methods": methods})
+    whole = config.model_copy(update={"datasets": datasets, "methods": methods})
+    return whole.with_name_made_up() if is_made_up else whole
 
 
 @dataclass(frozen=True)

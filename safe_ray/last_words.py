@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _WATCH = """trap '' INT TERM HUP; read -r word || printf '\\n%s\\n' "$1" >&2"""
 
 
 @contextlib.contextmanager
-def last_words(sentence: str) -> Iterator[None]:
-    """Have `sentence` written on standard error if the program ends within the block untold."""
+def last_words(sentence: str) -> Iterator[Callable[[], None]]:
+    """Have `sentence` written on standard error if the program ends within the block untold.
+
+    Yields:
+        What to call where the program ends within the block and has said why.
+    """
     try:
         watcher = subprocess.Popen(
             ["/bin/sh", "-c", _WATCH, "sh", sentence],
@@ -28,10 +32,14 @@ def last_words(sentence: str) -> Iterator[None]:
         )
     except OSError:
         # Where there is no shell, there are no last words.
-        yield
+        yield lambda: None
         return
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
+
+    def told() -> None:
+        with contextlib.suppress(OSError, ValueError):
             watcher.communicate("alive\n")
+
+    try:
+        yield told
+    finally:
+        told()

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from safe_ray import job
+from safe_ray.redaction import redacted
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
@@ -45,6 +48,8 @@ class Reporter:
         self._stream = stream if stream is not None else sys.stderr
         self._clock = clock
         live = self._stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        # Whatever a job's log is attached to, it is kept and read later.
+        live = live and not job.is_submitted()
         self._display: _Display = _Bar(self._stream, clock) if live else _Lines(self._stream, clock)
 
     def __enter__(self) -> Reporter:
@@ -59,9 +64,9 @@ class Reporter:
         self._display.close()
 
     def say(self, text: str) -> None:
-        """Write a line of its own."""
+        """Write a line of its own, without the passwords and tokens in it."""
         self._display.close()
-        self._stream.write(text + "\n")
+        self._stream.write(redacted(text) + "\n")
         self._stream.flush()
 
     def phase(self, name: str) -> Progress:

@@ -120,7 +120,6 @@ def test_what_is_written_lies_in_the_storage_folder(load, tmp_path: Path):
     config = load("sweep=mine")
     assert config.outputs == tmp_path / "outputs" / "mine"
     assert config.features.store == tmp_path / "features"
-    assert config.tracking.uri == f"sqlite:///{tmp_path}/mlflow.db"
     assert config.experiment == "mine"
 
 
@@ -194,9 +193,9 @@ def test_a_ceiling_that_is_none_is_refused_in_its_place(load, value: str, said: 
     assert refusal(load, f"cluster.ceiling={value}").startswith(said)
 
 
-def written_to(config_dir: Path, *overrides: str) -> tuple[Path, Path, str]:
+def written_to(config_dir: Path, *overrides: str) -> tuple[Path, Path]:
     config = load_config(["backbone=tiny", "tasks.datasets=[shapes]", *overrides], config_dir)
-    return config.storage, config.features.store, config.tracking.uri
+    return config.storage, config.features.store
 
 
 def test_without_a_word_everything_is_written_to_the_working_directory(
@@ -214,11 +213,7 @@ def test_a_submitted_job_writes_to_the_home_folder_unless_it_is_told_another(
     monkeypatch.delenv("SAFE_RAY_STORAGE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     home = tmp_path / "safe-ray-results"
-    assert written_to(tiny_config_dir) == (
-        home,
-        home / "features",
-        f"sqlite:///{home}/mlflow.db",
-    )
+    assert written_to(tiny_config_dir) == (home, home / "features")
     monkeypatch.setenv("SAFE_RAY_STORAGE", str(tmp_path / "shared"))
     assert written_to(tiny_config_dir)[0] == tmp_path / "shared"
     assert written_to(tiny_config_dir, f"storage={tmp_path}/named")[0] == tmp_path / "named"

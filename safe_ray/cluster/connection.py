@@ -117,8 +117,12 @@ def _prepare(address: str) -> None:
     """
     # The environment is set while no other thread reads it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray's core writes its worries about its own internals straight to the terminal.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if job.is_submitted():
+        # Into a log, and not onto a terminal.
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    else:
+        # Ray's core writes its worries about its own internals straight to the terminal.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     joining = address != _LOCAL
     if joining:
@@ -136,13 +140,15 @@ def _initialise(address: str, num_cpus: int | None) -> None:
 
     if not ray.is_initialized():
         joining = address != _LOCAL
+        # A job's log is what is left to read when something has gone wrong elsewhere.
+        verbose = job.is_submitted()
         common: dict[str, Any] = {
-            "log_to_driver": False,
-            "logging_level": "ERROR",
+            "log_to_driver": verbose,
+            "logging_level": "INFO" if verbose else "ERROR",
             "runtime_env": _runtime_env(joining),
         }
         try:
-            with _muted_stderr():
+            with contextlib.nullcontext() if verbose else _muted_stderr():
                 if joining:
                     ray.init(address, **common)
                 else:

@@ -12,7 +12,7 @@ from safe_ray.config.checking import (
 from safe_ray.config.fields import Flag, FloatRange, Group, IntRange, Name, PositiveInt, Seed
 from safe_ray.config.listing import groups, knobs
 from safe_ray.config.resuming import REMEMBERED, difference, essentials
-from safe_ray.config.settings import DatasetConfig, MethodConfig, TasksConfig
+from safe_ray.config.settings import DatasetConfig, MethodConfig, TasksConfig, TrackingConfig
 from safe_ray.config.sweep import SweepConfig
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Seed",
     "SweepConfig",
     "TasksConfig",
+    "TrackingConfig",
     "difference",
     "essentials",
     "groups",

@@ -7,6 +7,7 @@ from typing import Any
 
 from safe_ray.config.checking import show
 from safe_ray.config.sweep import SweepConfig
+from safe_ray.redaction import redacted_values
 
 REMEMBERED = "config.json"
 
@@ -39,12 +40,14 @@ _INCIDENTAL: Any = {
 def essentials(config: SweepConfig) -> dict[str, Any]:
     """Return, as JSON values, what the winners of a sweep depend on.
 
-    Targets are not among it: a winner may be tested on one more at any time.
+    Targets are not among it: a winner may be tested on one more at any time. Passwords and tokens
+    that stand in it, such as that of a URI, are replaced: these values are written to a file.
     """
     values = config.model_dump(mode="json", by_alias=True, exclude=_INCIDENTAL)
     for name in config.evaluation.targets:
         values["datasets"].pop(name, None)
-    return values
+    without: dict[str, Any] = redacted_values(values)
+    return without
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:

@@ -320,8 +320,10 @@ class SearchConfig(Group):
 class TrackingConfig(Group):
     """Where the results are recorded."""
 
-    uri: str = Field(
-        min_length=1, description="MLflow's tracking URI: a database, or http:// and a server."
+    uri: Annotated[str, Field(min_length=1)] | None = Field(
+        description="MLflow's tracking URI: a database, or http:// and a server; null is "
+        "MLFLOW_TRACKING_URI, or else mlflow.db in the storage folder, and where a cluster is "
+        "joined, on the own disk of the machine that this command runs on."
     )
     experiment: str | None = Field(
         description="MLflow's experiment; null is the name of the sweep."
@@ -331,6 +333,10 @@ class TrackingConfig(Group):
     )
     register_winners: Flag = Field(
         alias="register", description="Register the winner of each task as a model."
+    )
+    patience: NaturalNumber = Field(
+        description="Seconds that a sweep whose report is written waits, at most, for MLflow to "
+        "take what it has not heard yet."
     )
 
 
@@ -361,6 +367,10 @@ class ClusterConfig(Group):
         description="What an autoscaler may bring, all nodes with CPUs counted: at most so many "
         "nodes with so many cpus, gpus and so much memory each (optional, such as 64GiB); without "
         "it, what is there counts (environment: SAFE_RAY_CEILING).",
+    )
+    silence: PositiveNumber = Field(
+        description="Seconds without a sign of life after which a command on another machine that "
+        "has begun the sweep counts as dead, and this one takes over."
     )
     slow_precision: Flag = Field(
         description="Compute in bf16 or fp16 on a CPU that has no instructions for it, too, many "

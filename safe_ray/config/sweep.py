@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
 
 from safe_ray.config.fields import Folder, Group, Name, one_or_many, without_repeats
 from safe_ray.config.settings import (
@@ -53,6 +53,18 @@ class SweepConfig(Group):
     evaluation: EvaluationConfig
     datasets: dict[str, DatasetConfig]
     methods: dict[str, MethodConfig]
+    _is_name_made_up: bool = PrivateAttr(default=False)
+
+    @property
+    def is_name_made_up(self) -> bool:
+        """Whether nobody has named the sweep."""
+        return self._is_name_made_up
+
+    def with_name_made_up(self) -> SweepConfig:
+        """Return the same configuration, which knows that nobody has named the sweep."""
+        copy = self.model_copy()
+        copy._is_name_made_up = True
+        return copy
 
     @property
     def outputs(self) -> Path:

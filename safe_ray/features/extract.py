@@ -43,6 +43,7 @@ from safe_ray.features.store import FeatureStore, StoreKey
 from safe_ray.features.trunk import PartExtractor
 from safe_ray.features.trunk import dense_maps as dense_maps
 from safe_ray.files import PACKAGE_SCHEME, resolve_path
+from safe_ray.job import is_submitted
 from safe_ray.progress import Progress
 from safe_ray.specs import BackboneSpec
 
@@ -330,6 +331,8 @@ def _for_any_node(spec: BackboneSpec) -> BackboneSpec:
 def _quiet_ray_data(only: Sequence[Node]) -> Iterator[None]:
     """Keep Ray Data's bars and messages off the terminal; its log file still has them all.
 
+    A submitted job has no terminal: there the messages stay in its log.
+
     Args:
         only: the nodes that do the work, or may come to do it, where these are not all that are
             there. Ray Data counts on no others then: what it put in line for them would wait in
@@ -353,7 +356,7 @@ def _quiet_ray_data(only: Sequence[Node]) -> Iterator[None]:
         for handler in logging.getLogger("ray.data").handlers
         if isinstance(handler, logging.StreamHandler)
     ]
-    for handler, _ in consoles:
+    for handler, _ in () if is_submitted() else consoles:
         handler.setLevel(logging.CRITICAL + 1)
     try:
         with ray.data.DataContext.current(context):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safe_ray.cluster import TrialPlan, beacon, label_selector, leave_out
+from safe_ray.job import is_submitted
 from safe_ray.search.failures import Failure, death_of, failure_of
 from safe_ray.search.searcher import FAILURE, SELECTOR, SHARE, BankSearcher
 
@@ -118,8 +119,12 @@ def run_trials(
 def _hushed() -> Iterator[None]:
     """Keep back what Tune logs, and what Ray prints, about trials that fail.
 
-    Ray prints on standard output, which belongs to the table.
+    Ray prints on standard output, which belongs to the table. In a submitted job all of it is part
+    of the log.
     """
+    if is_submitted():
+        yield
+        return
     logger = logging.getLogger("ray.tune")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -29,12 +29,14 @@ from safe_ray.cluster import (
 from safe_ray.config import SweepConfig
 from safe_ray.data.manifest import Manifest
 from safe_ray.files import check_writable
+from safe_ray.interruption import last_act
 from safe_ray.last_words import last_words
 from safe_ray.progress import Reporter
 from safe_ray.sweep import data
 from safe_ray.sweep.claim import Claim, claimed
 from safe_ray.sweep.images import CheckedImages, check_images
-from safe_ray.tracking.connection import normalise_uri, sqlite_file
+from safe_ray.sweep.tracking import location_of, remarks, remedy
+from safe_ray.tracking.connection import sqlite_file
 from safe_ray.tracking.mlflow import Tracker
 from safe_ray.tracking.writer import BackgroundTracker
 
@@ -71,21 +73,37 @@ def run_sweep(config: SweepConfig, anew: bool = False) -> SweepSummary:
     began = time.monotonic()
     check_places(config)
     check_arithmetic(config)
-    with claimed(config, anew) as claim, Reporter() as reporter, Waiting(reporter.say) as waiting:
+    with (
+        Reporter() as reporter,
+        claimed(config, anew, reporter.say) as claim,
+        Waiting(reporter.say) as waiting,
+    ):
         admitted = admit(config, reporter, waiting, _opening(claim))
+        location = location_of(config)
+        for sentence in remarks(location):
+            reporter.say(sentence)
         tracker = Tracker(
-            config.tracking.uri,
+            location.uri,
             config.experiment,
             config.sweep,
             config.tracking.heads,
+            location.artifact_root,
             begun=claim.beginning.id,
         )
-        with last_words(_farewell(config)), BackgroundTracker(tracker, reporter.say) as writer:
+        writer = BackgroundTracker(
+            tracker,
+            reporter.say,
+            remedy(config.outputs),
+            config.tracking.patience,
+            required=not location.is_passing,
+        )
+        with last_words(_farewell(config)) as words_said, last_act(words_said), writer:
             resources, backbone = start(config, reporter, waiting)
 
-            from safe_ray.sweep.run import print_where, run_admitted
+            from safe_ray.sweep.run import print_where, run_admitted, with_runs
 
             summary = run_admitted(claim, admitted, backbone, resources, writer, reporter)
+        summary = with_runs(config, summary, writer)
     if summary.results:
         print_where(config, summary, time.monotonic() - began)
     return summary
@@ -119,8 +137,9 @@ def check_places(config: SweepConfig) -> None:
     # One that is read-only may hold all that is needed: `check_store` looks, when it can.
     if not config.features.store.is_dir():
         check_writable(config.features.store, "features.store")
-    database = sqlite_file(normalise_uri(config.tracking.uri))
-    if database is not None:
+    location = location_of(config)
+    database = sqlite_file(location.uri)
+    if database is not None and not location.is_passing:
         check_writable(database.parent, "tracking.uri")
 
 
@@ -242,7 +261,13 @@ def _opening(claim: Claim) -> str:
     grown = claim.resumed and len(claim.beginning.candidates) > 1
     before = claim.beginning.candidates[-2] if grown else candidates
     more = f" ({before} before)" if grown else ""
+    made_up = (
+        f" Its name was made up: to go on with it later, give the same command with "
+        f"sweep={config.sweep}."
+    )
     return (
         f"{verb} sweep {config.sweep}: {tasks} task{'s' * (tasks != 1)}, {candidates} "
         f"candidate{'s' * (candidates != 1)} each{more}, backbone {config.backbone.name}."
+        + made_up
+        * config.is_name_made_up
     )

@@ -7,23 +7,21 @@ can be, so that a command which is refused takes no name and leaves no folder be
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from safe_ray.config import REMEMBERED, SweepConfig, difference, essentials
 from safe_ray.errors import InputError
-from safe_ray.files import unwritable, write_atomically
+from safe_ray.files import write_atomically
 from safe_ray.outside import read_json
+from safe_ray.sweep.ownership import LOCK, OWNER, owning
 
-LOCK = ".lock"
 BEGUN = "begun"
 """The key of `config.json` under which the beginning is kept."""
 
@@ -78,8 +76,14 @@ class Claim:
         write_atomically(folder / REMEMBERED, json.dumps(content, indent=2) + "\n")
 
 
+def _ignore(sentence: str) -> None:
+    pass
+
+
 @contextlib.contextmanager
-def claimed(config: SweepConfig, anew: bool = False) -> Iterator[Claim]:
+def claimed(
+    config: SweepConfig, anew: bool = False, say: Callable[[str], None] = _ignore
+) -> Iterator[Claim]:
     """Hold the sweep's folder against a second driver.
 
     If the name is not taken before the block ends, the folder is as it was before.
@@ -87,6 +91,7 @@ def claimed(config: SweepConfig, anew: bool = False) -> Iterator[Claim]:
     Args:
         config: of the sweep.
         anew: begin the sweep from nothing, whatever was begun under its name.
+        say: is told what is waited for (see `safe_ray.sweep.ownership`).
 
     Raises:
         InputError: the folder cannot be written, another driver holds it, or the sweep of this
@@ -94,46 +99,26 @@ def claimed(config: SweepConfig, anew: bool = False) -> Iterator[Claim]:
     """
     folder = config.outputs
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    with _open_lock(folder) as lock:
-        if not _hold(lock, folder, missing):
-            raise InputError(
-                f"The sweep {config.sweep!r} in {folder} is being run by another process: wait "
-                "for it, or choose another name with sweep=<name>."
-            )
-        try:
-            yield _claim(config, anew)
-        finally:
-            _leave(folder, missing)
+    silence = config.cluster.silence
+    with owning(folder, silence, say, leave=lambda: _leave(folder, missing)):
+        yield _claim(config, anew)
+
+
+def beginning_of(folder: Path) -> Beginning:
+    """Return how the sweep in a folder was begun.
+
+    Raises:
+        InputError: none was, or what is kept of that cannot be read.
+    """
+    found = _read(folder / REMEMBERED)
+    if found is None:
+        raise InputError(f"{folder} is not the folder of a sweep: it has no {REMEMBERED}.")
+    return found[0]
 
 
 def was_begun(config: SweepConfig) -> bool:
     """Return whether there is a sweep of this name."""
     return (config.outputs / REMEMBERED).exists()
-
-
-def _open_lock(folder: Path) -> TextIO:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return open(folder / LOCK, "a")
-    except OSError as error:
-        raise unwritable(folder, error) from error
-
-
-def _hold(lock: TextIO, folder: Path, made: Sequence[Path]) -> bool:
-    """Lock the folder; False if another driver has it, or has just left it."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # One that was refused meanwhile has removed the file that was opened here.
-        return os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat())
-    except (BlockingIOError, FileNotFoundError):
-        return False
-    except OSError as error:
-        _leave(folder, made)
-        raise InputError(
-            f"The file system of {folder} cannot lock files ({error.strerror}), which keeps "
-            "two processes from running one sweep: mount it with locks, or name a folder on "
-            "another one with storage=<folder>."
-        ) from error
 
 
 def _leave(folder: Path, made: Sequence[Path]) -> None:
@@ -195,7 +180,7 @@ def _empty(folder: Path) -> None:
         for entry in folder.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif entry.name not in (LOCK, REMEMBERED):
+            elif entry.name not in (LOCK, OWNER, REMEMBERED):
                 entry.unlink()
     except OSError as error:
         raise InputError(

@@ -13,7 +13,7 @@ from safe_ray.tracking.connection import displayed
 
 
 def closing_lines(
-    folder: Path, store: Path, tracking_uri: str, node: str | None = None
+    folder: Path, store: Path, tracking_uri: str, node: str | None = None, unrecorded: int = 0
 ) -> list[str]:
     """Return where a sweep has left what, one line each.
 
@@ -22,6 +22,7 @@ def closing_lines(
         store: the feature store.
         tracking_uri: where the runs are; a password in it is not repeated.
         node: the name of the node whose paths these are, where that is in question.
+        unrecorded: how many records MLflow has not taken.
     """
     entries = [] if node is None else [("node", f"{node}, whose paths these are")]
     entries += [
@@ -33,6 +34,8 @@ def closing_lines(
     ]
     if not _is_address(tracking_uri) and displayed(tracking_uri) != tracking_uri:
         entries.append(("", "with the password in place of ***"))
+    if unrecorded:
+        entries.append(("record", f"{track_command(folder)} (MLflow lacks {unrecorded} records)"))
     dashboard = program("optuna-dashboard")
     if dashboard is not None:
         entries.append(("studies", f"{dashboard} {shlex.quote(str(folder / FILE_NAME))}"))
@@ -46,6 +49,12 @@ def compare_command(tracking_uri: str) -> str:
         return shown
     mlflow = program("mlflow") or f"{_pasted(Path(sys.executable))} -m mlflow"
     return f"{mlflow} ui --backend-store-uri {shlex.quote(shown)}"
+
+
+def track_command(folder: Path) -> str:
+    """Return the command that brings what MLflow has not heard of a sweep."""
+    python = _pasted(Path(sys.executable)) if job.is_submitted() else "python"
+    return f"{python} -m safe_ray.track {shlex.quote(str(folder))}"
 
 
 def _is_address(tracking_uri: str) -> bool:

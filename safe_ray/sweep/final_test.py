@@ -73,9 +73,8 @@ def run_final_test(
         for choice in of_dataset:
             test = tested[choice.id.task_id]
             targets = {target: found[choice.id.task_id] for target, found in shifted.items()}
-            recorder.result(config.sweep, choice, test, targets)
             head = _relative_head(choice, config.outputs)
-            results.append(recorder.task_result(choice, test, targets, head))
+            results.append(recorder.result(choice, test, targets, head))
         for task_id, test in tested.items():
             task = facts[task_id].task
             correct += [

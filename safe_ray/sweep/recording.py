@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from safe_ray.report.summary import Protocol, TaskResult, TestResult
 from safe_ray.search.choosing import Choice, ResultId
 from safe_ray.search.journal import study_name
-from safe_ray.specs import MethodGroup, MethodSpec
+from safe_ray.specs import MethodGroup, MethodSpec, Task
 from safe_ray.sweep.testing import TaskTest
-from safe_ray.tracking.mlflow import model_name
-from safe_ray.tracking.writer import BackgroundTracker
+from safe_ray.tracking.mlflow import Tracker, model_name
+from safe_ray.tracking.writer import BackgroundTracker, Record
 from safe_ray.training.facts import TaskFacts
 from safe_ray.training.job import BankJob
-from safe_ray.training.outcome import BankOutcome, CandidateOutcome
+from safe_ray.training.outcome import OUTCOME, BankOutcome, CandidateOutcome
 
 ZERO_SHOT = "zero_shot"
 """What results call the original model."""
 
 
-class Recorder:
-    """Turns the sweep's values into calls of the tracker.
+class Recording:
+    """What MLflow is told of a sweep: records, made of the files in the sweep's folder.
+
+    A record reads what it writes when it is its turn. So it is the same whether the sweep has just
+    written the files or has ended long ago.
 
     Args:
-        tracker: the sweep's, already open.
+        folder: the sweep's folder.
+        sweep: its name.
         facts: the tasks by id.
         register: whether winners are registered as models.
         refit: whether winners are trained again (see `safe_ray.sweep.refitting`).
@@ -33,43 +38,64 @@ class Recorder:
 
     def __init__(
         self,
-        tracker: BackgroundTracker,
+        folder: Path,
+        sweep: str,
         facts: Mapping[str, TaskFacts],
         register: bool,
         refit: bool = False,
     ) -> None:
-        self._tracker = tracker
+        self._folder = folder
+        self._sweep = sweep
         self._facts = facts
         self._register = register
         self._refit = refit
         groups = next(iter(facts.values())).groups
         self._groups: dict[str, MethodGroup] = {group.name: group for group in groups}
         self._methods = sum(len(group.methods) for group in groups)
-        self._trained: dict[tuple[str, str], dict[int, int]] = {}
 
-    def start(self) -> None:
-        """Create the run of every task and method, on the driver, before anything fans out."""
+    def tasks(self) -> Iterator[Record]:
+        """Yield a record a task and method, which creates its run."""
         for task_id, facts in self._facts.items():
             for group in facts.groups:
                 for method in group.methods:
-                    label = ResultId(task_id, method.name).label(self._methods)
-                    self._tracker.start_task(
-                        label,
-                        name=label,
-                        tags=self._tags(task_id, method),
-                        params=self._params(task_id, group, method),
-                    )
+                    yield self._task(task_id, group, method)
 
-    def bank(self, job: BankJob, outcome: BankOutcome) -> None:
-        """Record every candidate of a finished bank, for every method that was fitted with it."""
-        group = self._groups[outcome.group]
-        trained = self._trained.setdefault((outcome.task_id, outcome.group), {})
-        trained[outcome.bank] = len(outcome.candidates)
-        for candidate in outcome.candidates:
-            for method in group.methods:
-                self._candidate(job, candidate, method)
+    def _task(self, task_id: str, group: MethodGroup, method: MethodSpec) -> Record:
+        label = self.label(task_id, method.name)
 
-    def _candidate(self, job: BankJob, candidate: CandidateOutcome, method: MethodSpec) -> None:
+        def record(tracker: Tracker) -> None:
+            tracker.start_task(
+                label,
+                name=label,
+                tags=self._tags(task_id, method),
+                params=self._params(task_id, group, method),
+            )
+
+        return record
+
+    def banks(self) -> Iterator[Record]:
+        """Yield a record for each bank whose outcome is in the sweep's folder."""
+        for task_id in self._facts:
+            for group in self._groups:
+                for number in self._finished(task_id, group):
+                    yield self.bank(BankJob(str(self._folder), task_id, group, number, ()))
+
+    def bank(self, job: BankJob) -> Record:
+        """Return the record of every candidate of a finished bank, for every method of it."""
+        where = BankJob(job.sweep, job.task_id, job.group, job.bank, ())
+
+        def record(tracker: Tracker) -> None:
+            outcome = BankOutcome.load(where.folder)
+            # One whose files were damaged is gone until it has been trained again.
+            for candidate in () if outcome is None else outcome.candidates:
+                for method in self._groups[where.group].methods:
+                    self._candidate(tracker, where, candidate, method)
+
+        return record
+
+    def _candidate(
+        self, tracker: Tracker, job: BankJob, candidate: CandidateOutcome, method: MethodSpec
+    ) -> None:
         name = f"bank-{job.bank:03d}-candidate-{candidate.slot:02d}"
         fit = candidate.fits.get(method.name)
         metrics: dict[str, float] = {}
@@ -96,8 +122,8 @@ class Recorder:
                 curves[f"validation_mean_per_class_over_{knob}"] = row.mean_per_class
                 curves[f"validation_nll_over_{knob}"] = row.nll
             head = job.folder / fit.head if fit.head else None
-        self._tracker.log_candidate(
-            ResultId(job.task_id, method.name).label(self._methods),
+        tracker.log_candidate(
+            self.label(job.task_id, method.name),
             name,
             name,
             tags={
@@ -112,83 +138,43 @@ class Recorder:
             failed=fit is None,
         )
 
-    def result(
-        self, sweep: str, choice: Choice, test: TaskTest, targets: Mapping[str, TaskTest]
-    ) -> None:
-        """Record the result of a task and method, and register what it keeps."""
-        found = result_of(test, choice.id.method)
-        label = choice.id.label(self._methods)
-        accuracy = found.accuracy
-        self._tracker.finish_task(
-            label,
-            metrics={
-                # A parameter could not follow when a sweep is given more candidates.
-                **{f"best_{name}": float(value) for name, value in choice.values.items()},
-                "test_samples": found.samples,
-                **{f"validation_{k}": float(v) for k, v in asdict(choice.validation).items()},
-                **_test_metrics(found),
-                f"test_{choice.id.method}_minus_zero_shot": accuracy[choice.id.method]
-                - accuracy[ZERO_SHOT],
-                **{
-                    f"{key}/{name}": value
-                    for name, target in targets.items()
-                    for key, value in _test_metrics(result_of(target, choice.id.method)).items()
-                },
+    def result(self, result: TaskResult) -> Record:
+        """Return the record of an entry of the summary, which registers what its winner keeps."""
+        method, test = result.method, result.test
+        task_id = Task(result.dataset, result.shots, result.seed).id
+        label = self.label(task_id, method)
+        metrics = {
+            # A parameter could not follow when a sweep is given more candidates.
+            **{f"best_{name}": float(value) for name, value in result.best.items()},
+            "test_samples": float(test.samples),
+            **{f"validation_{k}": float(v) for k, v in asdict(result.validation).items()},
+            **_test_metrics(test),
+            f"test_{method}_minus_zero_shot": test.accuracy[method] - test.accuracy[ZERO_SHOT],
+            **{
+                f"{key}/{name}": value
+                for name, target in result.targets.items()
+                for key, value in _test_metrics(target).items()
             },
-            params={},
-            head=choice.winner.folder,
-            model_name=model_name(sweep, label) if self._register else None,
-            step=self._candidates(choice.id),
-        )
-
-    def task_result(
-        self, choice: Choice, test: TaskTest, targets: Mapping[str, TaskTest], head: str | None
-    ) -> TaskResult:
-        """Return the entry of a task and method in the summary."""
-        facts = self._facts[choice.id.task_id]
-        method = choice.winner.method
-        return TaskResult(
-            dataset=facts.task.dataset,
-            shots=facts.task.shots,
-            seed=facts.task.seed,
-            method=method.name,
-            title=method.title,
-            backbone=str(facts.card["backbone"]["name"]),
-            episode_digest=facts.card["episode"]["digest"],
-            best=choice.values,
-            validation=choice.validation,
-            test=result_of(test, method.name),
-            targets={name: result_of(target, method.name) for name, target in targets.items()},
-            protocol=self._protocol(choice.id.task_id),
-            head=head,
-            mlflow_run_id=self._tracker.run_id(choice.id.label(self._methods)),
-        )
-
-    def _candidates(self, result: ResultId) -> int:
-        """Return how many candidates the winner was chosen from."""
-        group = next(
-            name
-            for name, group in self._groups.items()
-            if any(method.name == result.method for method in group.methods)
-        )
-        return sum(self._trained.get((result.task_id, group), {}).values())
-
-    def _params(self, task_id: str, group: MethodGroup, method: MethodSpec) -> dict[str, Any]:
-        facts = self._facts[task_id]
-        return {
-            "dataset": facts.task.dataset,
-            "shots": facts.task.shots,
-            "seed": facts.task.seed,
-            "method": method.name,
-            "classes": len(facts.card["class_names"]),
-            **asdict(self._protocol(task_id)),
-            "views": facts.views,
-            "batch_size": facts.batch_size,
-            "precision": facts.precision,
-            "trained": " ".join(group.trained),
         }
 
-    def _protocol(self, task_id: str) -> Protocol:
+        def record(tracker: Tracker) -> None:
+            tracker.finish_task(
+                label,
+                metrics=metrics,
+                params={},
+                head=None if result.head is None else self._folder / result.head,
+                model_name=model_name(self._sweep, label) if self._register else None,
+                step=self._candidates(task_id, method),
+            )
+
+        return record
+
+    def label(self, task_id: str, method: str) -> str:
+        """Return what the run of a task and method is called."""
+        return ResultId(task_id, method).label(self._methods)
+
+    def protocol(self, task_id: str) -> Protocol:
+        """Return how a task was posed."""
         facts = self._facts[task_id]
         return Protocol(
             selection=facts.selection,
@@ -203,6 +189,43 @@ class Recorder:
             validation_digest=facts.card["episode"]["validation_digest"],
         )
 
+    def _finished(self, task_id: str, group: str) -> list[int]:
+        """Return the numbers of a study's finished banks."""
+        folder = self._folder / "banks" / task_id / group
+        return sorted(
+            int(file.parent.name.removeprefix("bank-"))
+            for file in folder.glob(f"bank-[0-9]*/{OUTCOME}")
+        )
+
+    def _candidates(self, task_id: str, method: str) -> int:
+        """Return how many candidates the winner was chosen from."""
+        group = next(
+            name
+            for name, group in self._groups.items()
+            if any(each.name == method for each in group.methods)
+        )
+        jobs = (
+            BankJob(str(self._folder), task_id, group, number, ())
+            for number in self._finished(task_id, group)
+        )
+        outcomes = (BankOutcome.load(job.folder) for job in jobs)
+        return sum(len(outcome.candidates) for outcome in outcomes if outcome is not None)
+
+    def _params(self, task_id: str, group: MethodGroup, method: MethodSpec) -> dict[str, Any]:
+        facts = self._facts[task_id]
+        return {
+            "dataset": facts.task.dataset,
+            "shots": facts.task.shots,
+            "seed": facts.task.seed,
+            "method": method.name,
+            "classes": len(facts.card["class_names"]),
+            **asdict(self.protocol(task_id)),
+            "views": facts.views,
+            "batch_size": facts.batch_size,
+            "precision": facts.precision,
+            "trained": " ".join(group.trained),
+        }
+
     def _tags(self, task_id: str, method: MethodSpec) -> dict[str, str]:
         facts = self._facts[task_id]
         return {
@@ -213,6 +236,82 @@ class Recorder:
             "backbone": str(facts.card["backbone"]["name"]),
             "episode_digest": str(facts.card["episode"]["digest"]),
         }
+
+
+class Recorder:
+    """Queues the records of a sweep that runs.
+
+    Args:
+        writer: the sweep's, already open.
+        recording: makes the records.
+        facts: the tasks by id.
+    """
+
+    def __init__(
+        self, writer: BackgroundTracker, recording: Recording, facts: Mapping[str, TaskFacts]
+    ) -> None:
+        self._writer = writer
+        self._recording = recording
+        self._facts = facts
+
+    def start(self, system: Mapping[str, str]) -> None:
+        """Record the system, and the run of every task and method, before anything fans out."""
+        self._writer.put(lambda tracker: tracker.log_system(system))
+        for record in self._recording.tasks():
+            self._writer.put(record)
+
+    def bank(self, job: BankJob) -> None:
+        """Record every candidate of a finished bank, for every method that was fitted with it."""
+        self._writer.put(self._recording.bank(job))
+
+    def result(
+        self, choice: Choice, test: TaskTest, targets: Mapping[str, TaskTest], head: str | None
+    ) -> TaskResult:
+        """Record the result of a task and method, and return its entry in the summary."""
+        facts = self._facts[choice.id.task_id]
+        method = choice.winner.method
+        result = TaskResult(
+            dataset=facts.task.dataset,
+            shots=facts.task.shots,
+            seed=facts.task.seed,
+            method=method.name,
+            title=method.title,
+            backbone=str(facts.card["backbone"]["name"]),
+            episode_digest=facts.card["episode"]["digest"],
+            best=choice.values,
+            validation=choice.validation,
+            test=result_of(test, method.name),
+            targets={name: result_of(target, method.name) for name, target in targets.items()},
+            protocol=self._recording.protocol(choice.id.task_id),
+            head=head,
+            mlflow_run_id=None,
+        )
+        self._writer.put(self._recording.result(result))
+        return result
+
+
+def identified(
+    results: Sequence[TaskResult], methods: int, run_id: Callable[[str], str | None]
+) -> tuple[TaskResult, ...]:
+    """Return entries of the summary with the ids of their runs, as far as MLflow has given them.
+
+    Args:
+        results: the entries.
+        methods: how many methods the sweep has.
+        run_id: returns the id of a run by its name, or None.
+    """
+    return tuple(
+        replace(
+            result,
+            mlflow_run_id=run_id(
+                ResultId(Task(result.dataset, result.shots, result.seed).id, result.method).label(
+                    methods
+                )
+            )
+            or result.mlflow_run_id,
+        )
+        for result in results
+    )
 
 
 def result_of(test: TaskTest, method: str) -> TestResult:

@@ -8,6 +8,7 @@ The sweep's folder holds all of its state, and every step finds what an earlier 
 sweep has left there: so a driver may be killed at any point and started again.
 
     config.json            what the winners depend on, which a later run must share
+    tracking.json          what else MLflow is told (see `safe_ray.sweep.tracked`)
     plan.json              what was decided by the first run's machines: the trunk's arithmetic, and
                            the size of a bank
     pooling.safetensors    the original pooling
@@ -20,8 +21,9 @@ sweep has left there: so a driver may be killed at any point and started again.
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safe_ray.backbones.openclip import Backbone
@@ -35,7 +37,8 @@ from safe_ray.features.extract import Precision, resolve_precision
 from safe_ray.job import is_submitted
 from safe_ray.progress import Reporter
 from safe_ray.report.correct import write_correct
-from safe_ray.report.summary import TaskResult
+from safe_ray.report.parquet import PARQUET_FILE, write_parquet
+from safe_ray.report.summary import TaskResult, write_summary
 from safe_ray.report.tables import print_table, write_report
 from safe_ray.search.groups import described, groups_of
 from safe_ray.sweep.begin import Admitted
@@ -46,12 +49,14 @@ from safe_ray.sweep.final_test import columns_of_targets, run_final_test
 from safe_ray.sweep.images import check_unchanged
 from safe_ray.sweep.plan import decided, decisions
 from safe_ray.sweep.precision import check_precisions, precision_of_first_task
-from safe_ray.sweep.recording import Recorder
+from safe_ray.sweep.recording import Recorder, Recording, identified
 from safe_ray.sweep.refitting import refit_winners
 from safe_ray.sweep.searching import search_winners
 from safe_ray.sweep.tasks import write_tasks
+from safe_ray.sweep.tracked import Tracked
 from safe_ray.tracking.system import system_facts
 from safe_ray.tracking.writer import BackgroundTracker
+from safe_ray.training.facts import TaskFacts
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class SweepSummary:
         files: summary, table and text.
         missing: why each without a result has none, by its name.
         tracking_uri: where the runs are.
+        unrecorded: how many records MLflow has not taken.
     """
 
     folder: Path
@@ -71,6 +77,7 @@ class SweepSummary:
     files: tuple[Path, ...]
     missing: Mapping[str, str]
     tracking_uri: str
+    unrecorded: int = 0
 
 
 def run_admitted(
@@ -116,7 +123,6 @@ def run_admitted(
     check_store(config, backbone, images, precision)
     claim.take()
     decided(config, "precision", lambda: precision)
-    writer.log_system(system_facts(_devices(resources)))
 
     # Nobody who chooses has a test split to look at, from here until all is chosen.
     columns = columns_of_targets(config, admitted.manifests)
@@ -130,8 +136,7 @@ def run_admitted(
         reporter,
     )
     facts = write_tasks(config, backbone, manifests, images.tasks, precision, plan, methods)
-    recorder = Recorder(writer, facts, config.tracking.register_winners, config.search.refit)
-    recorder.start()
+    recorder = _recorder(config, facts, resources, writer)
     decision = search_winners(claim, facts, groups, backbone, plan, recorder, reporter)
     if config.search.refit:
         decision = refit_winners(config, facts, decision, plan, reporter)
@@ -143,13 +148,52 @@ def run_admitted(
     }
     # MLflow may be slow to take what is queued, or lost: the report does not wait for it.
     files: Sequence[Path] = ()
+    results = list(identified(results, len(config.method), writer.run_id))
     if results:
         print_table(results, correct=correct)
+        sys.stdout.flush()
         files = [
             *write_report(results, config.outputs, sorted(missing), correct),
             write_correct(correct, config.outputs),
         ]
     return SweepSummary(config.outputs, tuple(results), tuple(files), missing, writer.tracker.uri)
+
+
+def _recorder(
+    config: SweepConfig,
+    facts: Mapping[str, TaskFacts],
+    resources: ClusterResources,
+    writer: BackgroundTracker,
+) -> Recorder:
+    """Write down what else MLflow is told, and begin to tell it."""
+    folder, refit, system = config.outputs, config.search.refit, system_facts(_devices(resources))
+    Tracked.of(
+        config.sweep,
+        writer.tracker.uri,
+        config.experiment,
+        config.tracking,
+        refit,
+        tuple(facts),
+        system,
+    ).save(folder)
+    register = config.tracking.register_winners
+    recorder = Recorder(writer, Recording(folder, config.sweep, facts, register, refit), facts)
+    recorder.start(system)
+    return recorder
+
+
+def with_runs(
+    config: SweepConfig, summary: SweepSummary, writer: BackgroundTracker
+) -> SweepSummary:
+    """Return what a sweep has left once MLflow has had its time, with the ids of runs in the files.
+
+    The report is written before MLflow has heard of everything.
+    """
+    results = identified(summary.results, len(config.method), writer.run_id)
+    if results != summary.results:
+        write_summary(results, summary.folder)
+        write_parquet(results, summary.folder / PARQUET_FILE)
+    return replace(summary, results=results, unrecorded=writer.missing)
 
 
 def _precision(claim: Claim) -> Precision:
@@ -179,5 +223,7 @@ def print_where(config: SweepConfig, result: SweepSummary, seconds: float) -> No
     """Print how long this run of a sweep took, and where everything is."""
     print(f"Done in {seconds:.0f} s.")
     node = socket.gethostname() if is_submitted() else None
-    lines = closing_lines(result.folder, config.features.store, result.tracking_uri, node)
+    lines = closing_lines(
+        result.folder, config.features.store, result.tracking_uri, node, result.unrecorded
+    )
     print("\n".join(lines))

@@ -13,6 +13,7 @@ from safe_ray.cluster import (
     TrialPlan,
 )
 from safe_ray.config import SweepConfig
+from safe_ray.job import is_submitted
 from safe_ray.progress import Reporter
 from safe_ray.search.groups import Group
 from safe_ray.search.journal import Journal
@@ -76,12 +77,17 @@ def _search(
     progress = reporter.phase("searching")
     began = time.monotonic()
     done = found = 0
+    trained_here = False
     failed: Counter[str] = Counter()
 
-    def on_bank(job: BankJob, outcome: BankOutcome) -> None:
+    def on_bank(bank: BankJob, outcome: BankOutcome) -> None:
         nonlocal done
+        if is_submitted() and trained_here:
+            reporter.say(
+                f"{bank.name}: {len(outcome.candidates)} candidates, {outcome.seconds:.1f} s"
+            )
         failed[outcome.task_id] += sum(candidate.failed for candidate in outcome.candidates)
-        recorder.bank(job, outcome)
+        recorder.bank(bank)
         journal.record(spaces[outcome.group], outcome)
         done += len(outcome.candidates)
 
@@ -109,6 +115,7 @@ def _search(
         reporter.say,
     )
     found = done
+    trained_here = True
     progress(done, total, None)
     run_trials(searcher, plan, config.training.workers, folder)
     if not searcher.complete and searcher.stopped is None:

@@ -17,9 +17,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from safe_ray.errors import InputError
+from safe_ray.redaction import redacted
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 REACH_SECONDS = 30.0
@@ -28,17 +29,23 @@ LISTEN_SECONDS = 2.0
 """How long a port may stay closed: a server that is just starting opens it soon."""
 
 _DATABASES = ("postgresql", "mysql", "mssql")
+_SHORTEST_ALONE = 6
 _SILENT_SECONDS, _PAUSE_SECONDS = 2.0, 0.25
 _REMEDY = f"or keep the runs in a local file with tracking.uri={DEFAULT_URI}"
 
 
-def normalise_uri(uri: str, base: Path | None = None) -> str:
+class AwayError(InputError):
+    """MLflow does not answer, or refuses this client: later it may take the same again."""
+
+
+def normalise_uri(uri: str, base: Path | None = None, setting: str = "tracking.uri") -> str:
     """Return `uri` in a form that does not depend on the working directory.
 
     Args:
         uri: `sqlite:///relative.db`, `sqlite:////absolute.db`, `http(s)://...`, `databricks...`, or
             a SQLAlchemy URI of PostgreSQL, MySQL or SQL Server.
         base: where a relative SQLite file starts, by default the working directory.
+        setting: what names the URI, for the error.
 
     Raises:
         InputError: the URI is a folder (MLflow no longer writes its file store), has a scheme
@@ -49,7 +56,7 @@ def normalise_uri(uri: str, base: Path | None = None) -> str:
         name = uri.partition(":///")[2]
         if not name or name == ":memory:":
             raise InputError(
-                f"tracking.uri={uri} names no file: write sqlite:///folder/mlflow.db for a "
+                f"{setting}={uri} names no file: write sqlite:///folder/mlflow.db for a "
                 "relative path, or sqlite:////folder/mlflow.db (four slashes) for an absolute one."
             )
         path, _, query = name.partition("?")
@@ -62,22 +69,18 @@ def normalise_uri(uri: str, base: Path | None = None) -> str:
     if scheme in {"", "file"}:
         folder = uri.removeprefix("file://").removeprefix("file:").rstrip("/") or "."
         raise InputError(
-            f"tracking.uri={uri} is a folder, and MLflow no longer keeps runs in folders: write "
-            f"tracking.uri=sqlite:///{folder}/mlflow.db for a database file there."
+            f"{setting}={uri} is a folder, and MLflow no longer keeps runs in folders: write "
+            f"{setting}=sqlite:///{folder}/mlflow.db for a database file there."
         )
     raise InputError(
-        f"tracking.uri={uri} has the scheme {scheme!r}, which MLflow keeps no runs in: use "
+        f"{setting}={uri} has the scheme {scheme!r}, which MLflow keeps no runs in: use "
         f"http://host:port, postgresql://..., {_REMEDY}."
     )
 
 
 def displayed(uri: str) -> str:
     """Return `uri` without the password that it may hold, to be printed or logged."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+    return redacted(uri)
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -138,18 +141,18 @@ def _check_server(uri: str, seconds: float) -> None:
     )
     shown = displayed(uri)
     if response.status_code == 401:
-        raise InputError(
+        raise AwayError(
             f"The MLflow server at {shown} wants to know who is asking (status 401): set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
         )
     if response.status_code == 403:
-        raise InputError(
+        raise AwayError(
             f"The MLflow server at {shown} refuses this client (status 403): check the user's "
             "permissions, and that the server was started with --allowed-hosts for this name."
         )
     kind = response.headers.get("content-type", "")
     if response.status_code != 200 or "json" not in kind:
-        raise InputError(
+        raise AwayError(
             f"What answers at {shown} is not an MLflow server (status {response.status_code}): "
             f"check tracking.uri, start one there with `mlflow server`, {_REMEDY}."
         )
@@ -202,7 +205,7 @@ def _patiently(
             reason = without_password(first_line(error), uri)
             limit = min(seconds, _patience(error))
         if time.monotonic() - began >= limit:
-            raise InputError(
+            raise AwayError(
                 f"No MLflow server answers at {displayed(uri)} ({reason}): start it, correct "
                 f"tracking.uri, {_REMEDY}."
             ) from error
@@ -283,7 +286,11 @@ def innermost(error: BaseException) -> BaseException:
 def without_password(text: str, uri: str) -> str:
     """Return a text in which the password of `uri` may stand without it."""
     password = urlsplit(uri).password
-    return text.replace(f":{password}@", ":***@") if password else text
+    for secret in {password, unquote(password)} if password else ():
+        # Alone, a short one could stand in a text for another reason.
+        text = text.replace(f":{secret}@", ":***@")
+        text = text.replace(secret, "***") if len(secret) >= _SHORTEST_ALONE else text
+    return redacted(text)
 
 
 def first_line(error: BaseException, length: int = 160) -> str:
@@ -310,9 +317,12 @@ def quiet_migration() -> Iterator[None]:
 def prepare_environment() -> None:
     """Set how long MLflow's client waits, where the person has not: half a minute, not four.
 
+    It repeats nothing by itself. What was not answered may have been done all the same, so that
+    whoever repeats it has to look first: a run that is created twice is there twice.
+
     The sweep runs without anybody asking for MLflow's usage reports, so those are off too.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # Two lines a run, amid the progress; the program says once where all of them are.

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from safe_ray.errors import InputError
 from safe_ray.tracking.batches import Curve, log_batches, points_of
 from safe_ray.tracking.connection import (
+    AwayError,
     check_reachable,
     displayed,
     failures,
@@ -68,6 +69,8 @@ if TYPE_CHECKING:
 Heads = Literal["all", "best", "none"]
 
 _VERSIONS_A_PAGE = 100
+_REFUSALS = (400, 404, 409, 422)
+"""The statuses that say that a request will never do; with any other it may do later."""
 
 
 def model_name(sweep: str, task_id: str) -> str:
@@ -117,6 +120,18 @@ class Tracker:
         self._tasks: dict[str, Known] = {}
         self._candidates: dict[str, dict[str, Known]] = {}
 
+    def prepare(self) -> None:
+        """Import what `open` needs, so that no other thread is in the middle of that later."""
+        prepare_environment()
+        import mlflow.store.tracking.rest_store
+        import mlflow.utils.credentials
+        import mlflow.utils.rest_utils
+        import sqlalchemy  # noqa: F401
+
+        if not self.uri.startswith("http"):
+            import mlflow.store.model_registry.sqlalchemy_store
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
     def open(self, say: Callable[[str], None] | None = None) -> None:
         """Reach the server or database, create the experiment, find the runs there are.
 
@@ -127,8 +142,9 @@ class Tracker:
             say: is told if a server is waited for.
 
         Raises:
-            InputError: nobody answers at the URI in time, the database cannot be written, its
-                schema is another version's, or the experiment was deleted.
+            AwayError: nobody answers at the URI in time, or this client is refused.
+            InputError: the database cannot be written, its schema is another version's, or the
+                experiment was deleted.
         """
         if self._client is not None:
             return
@@ -272,6 +288,10 @@ class Tracker:
         """Return the id of a task's run."""
         return self._task(task_id).run_id
 
+    def known_runs(self) -> dict[str, str]:
+        """Return the ids of the runs of tasks that are known to be there; any thread may ask."""
+        return {task_id: known.run_id for task_id, known in list(self._tasks.items())}
+
     def close(self) -> None:
         """Forget the connection; `open` makes another."""
         self._client = None
@@ -361,9 +381,21 @@ class Tracker:
         try:
             yield
         except failures() as error:
-            raise InputError(
+            kind = InputError if _is_refusal(error) else AwayError
+            raise kind(
                 f"MLflow at {displayed(self.uri)} could not {what} "
-                f"({without_password(first_line(error), self.uri)}): the sweep's own files hold "
-                "every result, so put MLflow right and repeat the command with the same sweep name "
-                "to record what is missing."
+                f"({without_password(first_line(error), self.uri)}): see to it that it answers, "
+                "and that this user may write there."
             ) from error
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether MLflow itself answered, and said that it will not take a request as it is."""
+    from mlflow.exceptions import MlflowException, RestException
+
+    if not isinstance(error, MlflowException):
+        return False
+    answered = isinstance(error, RestException) or error.__cause__ is None
+    # What stands between may answer with pages of its own, while MLflow is away.
+    words = str(error).startswith("API request to endpoint")
+    return answered and not words and error.get_http_status_code() in _REFUSALS

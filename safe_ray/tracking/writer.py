@@ -1,18 +1,26 @@
-"""One thread that writes to MLflow in the order asked, so that the search never waits for it."""
+"""One thread that writes to MLflow in the order asked, so that a sweep never waits for it."""
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from pathlib import Path
+import time
+from collections import deque
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 from safe_ray.errors import InputError
-from safe_ray.tracking.connection import displayed
-from safe_ray.tracking.mlflow import Curve, Tracker
+from safe_ray.tracking.connection import AwayError, displayed, sqlite_file
+from safe_ray.tracking.mlflow import Tracker
+
+Record = Callable[[Tracker], object]
+"""Writes something of the sweep to MLflow; called again, it completes what is there."""
+
+PATIENCE_SECONDS = 120.0
+OPEN_SECONDS = 5.0
+"""How long a sweep that begins waits for a server, so as to say at once that it is away."""
+_FIRST_PAUSE, _LAST_PAUSE = 1.0, 60.0
+_MENTIONED_SECONDS = 5.0
 
 
 def _say_on_stderr(sentence: str) -> None:
@@ -20,115 +28,115 @@ def _say_on_stderr(sentence: str) -> None:
 
 
 class BackgroundTracker:
-    """The calls of a `Tracker`, queued: arguments are copied, files are read when it is their turn.
+    """Records for a `Tracker`, queued and written one after the other.
 
-    Once it is open, tracking is best effort: no call raises what MLflow does wrong. The first error
-    stops the writing, what is queued behind it is dropped, and `say` is told once, by the next call
-    and on its thread. Nothing is lost by that, since the sweep's own files hold every result, and
-    the same calls on the next start write what is missing.
+    Tracking is best effort: nothing raises what MLflow does wrong, and nothing waits for it. While
+    MLflow is away, the first record in the queue is tried again now and then, and the others wait
+    behind it; one that MLflow refuses is left out. What is left when the sweep ends is not lost:
+    records are made of the sweep's own files, and whoever makes them again brings what is missing.
+    So a record is small, and reads what it writes when it is its turn.
 
-    Use it as a context manager: leaving the block writes what is queued, and after an interruption
-    drops it.
+    What there is to say is said by the next call, and on its thread. Use it as a context manager:
+    leaving the block gives MLflow some time to take what is queued, and none after an interruption.
 
     Args:
-        tracker: writes one call after the other.
+        tracker: writes one record after the other.
         say: takes a sentence for the person who ran the sweep.
+        remedy: a sentence that says what becomes of records that MLflow does not take.
+        patience: the seconds that leaving the block may take.
+        required: whether a database file that cannot be opened is an error.
     """
 
-    def __init__(self, tracker: Tracker, say: Callable[[str], None] = _say_on_stderr) -> None:
+    def __init__(
+        self,
+        tracker: Tracker,
+        say: Callable[[str], None] = _say_on_stderr,
+        remedy: str = "The next run of the sweep records what is missing.",
+        patience: float = PATIENCE_SECONDS,
+        required: bool = True,
+    ) -> None:
         self.tracker = tracker
         self._say = say
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow-writer")
-        self._pending: set[Future[Any]] = set()
-        self._lock = threading.Lock()
-        self._started: dict[str, Future[Any]] = {}
-        self._error: BaseException | None = None
-        self._told = False
+        self._remedy = remedy
+        self._patience = patience
+        self._required = required
+        self._queue: deque[Record] = deque()
+        self._changed = threading.Condition()
+        self._closing = self._dropping = self._closed = False
+        self._away = self._said_away = self._said_back = False
+        self._refused = 0
+        self._to_say: deque[str] = deque()
+        self._run_ids: dict[str, str] = {}
+        self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
+
+    @property
+    def missing(self) -> int:
+        """How many records MLflow has not taken."""
+        with self._changed:
+            return len(self._queue) + self._refused
 
     def open(self) -> None:
-        """Open the tracker and wait for it, so that a wrong address is refused at once."""
-        try:
-            self._pool.submit(self.tracker.open, self._say).result()
-        except BaseException:
-            self._pool.shutdown(wait=False)
-            raise
+        """Begin to write: open a database now, and let a server have a few seconds.
 
-    def log_system(self, facts: Mapping[str, str]) -> None:
-        """Queue `Tracker.log_system`."""
-        self._queue(self.tracker.log_system, dict(facts))
+        Raises:
+            InputError: a required database file cannot be opened.
+        """
+        self.tracker.prepare()
+        if sqlite_file(self.tracker.uri) is not None:
+            try:
+                self.tracker.open()
+            except InputError as error:
+                if self._required:
+                    raise
+                self._note_away(error)
+        opened = threading.Event()
+        self.put(lambda tracker: opened.set())
+        self._thread.start()
+        deadline = time.monotonic() + OPEN_SECONDS
+        while not opened.wait(0.05) and not self._away and time.monotonic() < deadline:
+            pass
+        self._tell()
 
-    def start_task(
-        self, task_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]
-    ) -> None:
-        """Queue `Tracker.start_task`; `run_id` gives the id."""
-        start = self.tracker.start_task
-        self._started[task_id] = self._queue(start, task_id, name, dict(tags), dict(params))
-
-    def log_candidate(
-        self,
-        task_id: str,
-        candidate_id: str,
-        name: str,
-        tags: Mapping[str, str],
-        params: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        curves: Mapping[str, Curve],
-        head: Path | None,
-        failed: bool = False,
-    ) -> None:
-        """Queue `Tracker.log_candidate`."""
-        self._queue(
-            self.tracker.log_candidate,
-            task_id,
-            candidate_id,
-            name,
-            dict(tags),
-            dict(params),
-            dict(metrics),
-            {key: dict(c) if isinstance(c, Mapping) else tuple(c) for key, c in curves.items()},
-            head,
-            failed,
-        )
-
-    def finish_task(
-        self,
-        task_id: str,
-        metrics: Mapping[str, float],
-        params: Mapping[str, Any],
-        head: Path | None,
-        model_name: str | None,
-        alias: str = "best",
-        step: int = 0,
-    ) -> None:
-        """Queue `Tracker.finish_task`."""
-        self._queue(
-            self.tracker.finish_task,
-            task_id,
-            dict(metrics),
-            dict(params),
-            head,
-            model_name,
-            alias,
-            step,
-        )
+    def put(self, record: Record) -> None:
+        """Queue a record."""
+        with self._changed:
+            self._queue.append(record)
+            self._changed.notify_all()
+        self._tell()
 
     def run_id(self, task_id: str) -> str | None:
-        """Wait until a task's run is there and return its id, or None if MLflow was lost before."""
-        run_id: str | None = self._started[task_id].result()
-        return run_id
+        """Return the id of a task's run, or None if MLflow has not heard of the task yet."""
+        self._run_ids |= self.tracker.known_runs()
+        return self._run_ids.get(task_id)
 
     def flush(self) -> None:
-        """Wait until all that is queued is written or dropped."""
-        with self._lock:
-            pending = set(self._pending)
-        wait(pending)
-        self._tell_loss()
+        """Wait until all that is queued is written or left out, or MLflow is away."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._queue or self._away)
+        self._tell()
 
     def close(self, drop: bool = False) -> None:
-        """Write or drop what is queued, end the thread, close the tracker; again does nothing."""
-        self._pool.shutdown(wait=True, cancel_futures=drop)
-        self.tracker.close()
-        self._tell_loss()
+        """Let MLflow take what is queued, if it does so in time, or drop it; again does nothing."""
+        with self._changed:
+            self._closing, self._dropping = True, drop
+            self._changed.notify_all()
+        if not drop and self._thread.is_alive():
+            self._thread.join(min(self._patience, _MENTIONED_SECONDS))
+            left = self._patience - _MENTIONED_SECONDS
+            if self._thread.is_alive() and left > 0:
+                self._say(
+                    f"Waiting up to {left:.0f} s for MLflow at {displayed(self.tracker.uri)} to "
+                    f"take what it has not heard yet: {self.missing} records."
+                )
+                self._thread.join(left)
+        with self._changed:
+            self._dropping = True
+            ended, self._closed = self._closed, True
+        if not self._thread.is_alive():
+            self._forget()
+        if not drop and not ended:
+            self._tell()
+            self._tell_missing()
 
     def __enter__(self) -> BackgroundTracker:
         self.open()
@@ -142,35 +150,97 @@ class BackgroundTracker:
     ) -> None:
         self.close(drop=isinstance(error, KeyboardInterrupt))
 
-    def _queue(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        self._tell_loss()
-        future = self._pool.submit(self._write, call, *arguments)
-        with self._lock:
-            self._pending.add(future)
-        future.add_done_callback(self._done)
-        return future
+    def _work(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closing)
+                if self._dropping or not self._queue:
+                    return
+                record, last_try = self._queue[0], self._closing
+            if self._write(record):
+                pause = _FIRST_PAUSE
+                with self._changed:
+                    self._queue.popleft()
+                    self._changed.notify_all()
+                continue
+            with self._changed:
+                self._changed.notify_all()
+                if last_try:
+                    return
+                self._changed.wait_for(lambda: self._closing, pause)
+            pause = min(2 * pause, _LAST_PAUSE)
 
-    def _write(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        if self._error is not None:
-            return None
-        try:
-            return call(*arguments)
-        except Exception as error:
-            self._error = error
-            return None
+    def _write(self, record: Record) -> bool:
+        """Write a record, and return whether it is done with; it is not while MLflow is away."""
+        for once_more in (True, False):
+            try:
+                self.tracker.open()
+            except Exception as error:
+                self._note_away(error)
+                return False
+            try:
+                record(self.tracker)
+            except AwayError as error:
+                # What was asked last may have been done: the next try looks what there is.
+                self._forget()
+                self._note_away(error)
+                return False
+            except Exception as error:
+                # MLflow may have been given another database meanwhile, which knows no run of ours.
+                self._forget()
+                if once_more and isinstance(error, InputError):
+                    continue
+                self._note_refused(error)
+            break
+        self._note_back()
+        return True
 
-    def _done(self, future: Future[Any]) -> None:
-        with self._lock:
-            self._pending.discard(future)
+    def _forget(self) -> None:
+        self._run_ids |= self.tracker.known_runs()
+        self.tracker.close()
 
-    def _tell_loss(self) -> None:
-        error = self._error
-        if error is None or self._told:
-            return
-        self._told = True
+    def _note_away(self, error: Exception) -> None:
+        with self._changed:
+            self._away = True
+            if not self._said_away:
+                self._said_away = True
+                self._to_say.append(f"{self._words(error)} {self._remedy}")
+
+    def _note_back(self) -> None:
+        with self._changed:
+            if self._away and not self._said_back:
+                self._said_back = True
+                self._to_say.append(f"MLflow at {displayed(self.tracker.uri)} answers again.")
+            self._away = False
+
+    def _note_refused(self, error: Exception) -> None:
+        with self._changed:
+            self._refused += 1
+            if self._refused == 1:
+                self._to_say.append(f"{self._words(error)} {self._remedy}")
+
+    def _words(self, error: Exception) -> str:
         if isinstance(error, InputError):
-            self._say(str(error))
-            return
+            return str(error)
         # Not MLflow's doing, but a mistake of ours: it must not cost the report either.
         where = displayed(self.tracker.uri)
-        self._say(f"Recording in MLflow at {where} has ended ({type(error).__name__}: {error}).")
+        cause = f"{type(error).__name__}: {error}"
+        return f"Something could not be recorded in MLflow at {where} ({cause})."
+
+    def _tell(self) -> None:
+        while True:
+            with self._changed:
+                if not self._to_say:
+                    return
+                sentence = self._to_say.popleft()
+            self._say(sentence)
+
+    def _tell_missing(self) -> None:
+        """Say what is missing at the end, unless that was said when MLflow went away."""
+        with self._changed:
+            said = (self._away and not self._said_back) or self._refused > 0
+        missing = self.missing
+        if missing and not said:
+            where = displayed(self.tracker.uri)
+            self._say(f"MLflow at {where} has not taken {missing} records in time. {self._remedy}")

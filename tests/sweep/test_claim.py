@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -130,19 +126,3 @@ def test_a_damaged_beginning_is_named(load: Load) -> None:
     (load().outputs / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json cannot be read"), claimed(load()):
         pass
-
-
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_named_and_left_as_it_was(
-    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    def flock(*_: Any) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(InputError) as caught, claimed(load()):
-        pass
-    said = str(caught.value)
-    for words in (str(load().outputs), os.strerror(number), "cannot lock files", "storage="):
-        assert words in said
-    assert list(tmp_path.iterdir()) == []
