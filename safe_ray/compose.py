@@ -127,7 +127,8 @@ def load_config(overrides: Sequence[str] = (), config_dir: str | Path | None = N
     try:
         composed.storage = str(_storage(composed.storage))
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-        check_plain(values)
+        # A number that is none is told with its setting, when the values are checked.
+        check_plain(values, finite=False)
     except _UNREADABLE as error:
         raise InputError(f"The configuration cannot be resolved: {_first_line(error)}.") from None
     assert isinstance(values, dict)
