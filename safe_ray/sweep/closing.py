@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from safe_ray import job
-from safe_ray.search.journal import FILE_NAME
 from safe_ray.tracking.connection import displayed
 
 
@@ -24,6 +23,9 @@ def closing_lines(
         node: the name of the node whose paths these are, where that is in question.
         unrecorded: how many records MLflow has not taken.
     """
+    # Optuna, which the journal's module needs, is slow to import, and commands above are needed early.
+    from safe_ray.search.journal import FILE_NAME
+
     entries = [] if node is None else [("node", f"{node}, whose paths these are")]
     entries += [
         ("results", str(folder / "results.md")),
