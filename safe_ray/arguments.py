@@ -11,7 +11,12 @@ from dataclasses import dataclass
 
 from safe_ray import __version__
 from safe_ray.errors import IncompleteError, InputError, nearest
-from safe_ray.interruption import EXIT_INTERRUPTED, handle_interruptions, say_farewell
+from safe_ray.interruption import (
+    EXIT_INTERRUPTED,
+    end_if_terminated,
+    handle_interruptions,
+    say_farewell,
+)
 from safe_ray.redaction import redacted
 
 EXIT_INCOMPLETE = 1
@@ -140,6 +145,7 @@ def answer(work: Callable[[], int], interrupted: str = "Interrupted.") -> int:
         return EXIT_INCOMPLETE
     except KeyboardInterrupt:
         say_farewell()
+        end_if_terminated()
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         if not _nobody_reads():

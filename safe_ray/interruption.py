@@ -4,12 +4,15 @@ What there is to say is said when the signal comes: whoever sent SIGTERM may fol
 a few seconds later, and ending in order can take longer. So after SIGTERM a thread counts: a
 program that has not ended in order by then is ended, whatever it is doing. Python runs a signal's
 handler on the main thread alone, which may be computing or waiting in code that knows no Python;
-the thread hears of the signal by a pipe that the interpreter itself writes to at once.
+the thread hears of the signal by a pipe that the interpreter itself writes to at once. A program
+that unwinds in time ends without what Python and Ray tidy up at their exit, which can take seconds:
+Ray gives up what belongs to a driver whose process is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -21,10 +24,11 @@ from types import FrameType
 SECONDS_TO_END = 1.5
 """After SIGTERM. `ray job stop` waits for three seconds, unless told otherwise."""
 EXIT_INTERRUPTED = 130
+_GRACE_SECONDS = 0.3
 
 _farewell = ""
 _last_acts: list[Callable[[], None]] = []
-_watched = False
+_watched = _terminated = False
 
 
 def handle_interruptions(farewell: str) -> None:
@@ -69,6 +73,15 @@ def last_act(act: Callable[[], None]) -> Iterator[None]:
         _last_acts.remove(act)
 
 
+def end_if_terminated() -> None:
+    """End the process here if it was SIGTERM that interrupted it."""
+    if _terminated:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        _end()
+
+
 def say_farewell() -> None:
     """Write the farewell now, unless a signal has written it already."""
     global _farewell
@@ -80,6 +93,8 @@ def say_farewell() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _terminated
+    _terminated = _terminated or number == signal.SIGTERM
     say_farewell()
     raise KeyboardInterrupt
 
@@ -108,7 +123,14 @@ def _end_in_time(heard: int) -> None:
         if signal.SIGTERM in os.read(heard, 1):
             break
     say_farewell()
-    time.sleep(SECONDS_TO_END)
+    # It needs no word from Python, should somebody keep Python's lock.
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(SECONDS_TO_END + _GRACE_SECONDS, exit=True, file=nowhere)
+        time.sleep(SECONDS_TO_END)
+        _end()
+
+
+def _end() -> None:
     for act in reversed(list(_last_acts)):
         with contextlib.suppress(Exception):
             act()

@@ -142,6 +142,8 @@ def _initialise(address: str, num_cpus: int | None) -> None:
         joining = address != _LOCAL
         # A job's log is what is left to read when something has gone wrong elsewhere.
         verbose = job.is_submitted()
+        if verbose:
+            _without_colours()
         common: dict[str, Any] = {
             "log_to_driver": verbose,
             "logging_level": "INFO" if verbose else "ERROR",
@@ -163,6 +165,14 @@ def _initialise(address: str, num_cpus: int | None) -> None:
                 "cluster.num_cpus, or name a running cluster with cluster.address."
             ) from error
         treat_sigterm_as_interrupt()
+
+
+def _without_colours() -> None:
+    """Leave the codes for colours out of what Ray prints, which does not ask who reads it."""
+    # Ray brings the package along.
+    import colorama
+
+    colorama.init(strip=True, convert=False)
 
 
 def _check_address(address: str) -> None:
