@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tests.faults import disks, inputs, nodes, processes, trackers
 from tests.faults.disks import full_at
 from tests.faults.lab import Kind
@@ -135,3 +137,42 @@ KINDS = (
     ),
     Kind("clock jump (up to 400 days, either way)", _GOES_ON, inputs.jump, inputs.clock),
 )
+
+# In the tests, one sweep bears several kinds: each line is done to one, in this order.
+CHAINS = {
+    "processes": [
+        "two sweeps of one name at once",
+        "worker killed in extraction",
+        "worker killed in training",
+        "clock jump (up to 400 days, either way)",
+        "worker killed in evaluation",
+    ],
+    "disks": [
+        "corrupt image among good ones",
+        "disk full: feature store",
+        "disk full: MLflow artifact",
+        "disk full: head",
+    ],
+    "stored maps": ["store file torn", "store file with a flipped bit"],
+    "shared maps": ["read-only store shared by two sweeps"],
+    "trackers": [
+        "MLflow down at the start",
+        "MLflow refusing (403)",
+        "MLflow slow (10 s an answer)",
+        "MLflow down in the middle",
+        "MLflow down at the end",
+    ],
+}
+ON_NODES = (
+    "object store full",
+    "node added",
+    "node drained with notice",
+    "node removed",
+    "node cut off from the network for a minute",
+)
+
+
+def kinds_of(names: Iterable[str]) -> list[Kind]:
+    """Return the kinds of some names, in their order."""
+    by_name = {kind.name: kind for kind in KINDS}
+    return [by_name[name] for name in names]

@@ -7,50 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.catalogue import KINDS
+from tests.faults.catalogue import CHAINS, KINDS, ON_NODES, kinds_of
 from tests.faults.lab import Impossible, Lab, inject
-from tests.faults.nodes import Cluster
 from tests.faults.table import Tally, read_table, replace_table, table
 from tests.faults.world import PROJECT, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-# One sweep can bear several faults: each line is done to one, in this order.
-CHAINS = {
-    "processes": [
-        "two sweeps of one name at once",
-        "worker killed in extraction",
-        "worker killed in training",
-        "clock jump (up to 400 days, either way)",
-        "worker killed in evaluation",
-    ],
-    "disks": [
-        "corrupt image among good ones",
-        "disk full: feature store",
-        "disk full: MLflow artifact",
-        "disk full: head",
-    ],
-    "stored maps": ["store file torn", "store file with a flipped bit"],
-    "shared maps": ["read-only store shared by two sweeps"],
-    "trackers": [
-        "MLflow down at the start",
-        "MLflow refusing (403)",
-        "MLflow slow (10 s an answer)",
-        "MLflow down in the middle",
-        "MLflow down at the end",
-    ],
-    "nodes": [
-        "object store full",
-        "node added",
-        "node drained with notice",
-        "node removed",
-        "node cut off from the network for a minute",
-    ],
-}
-
 
 def test_every_kind_is_done_once_or_has_another_test_of_its_promise() -> None:
-    done = [name for names in CHAINS.values() for name in names]
+    done = [name for names in (*CHAINS.values(), ON_NODES) for name in names]
     assert len(done) == len(set(done))
     assert set(done) <= {kind.name for kind in KINDS}
     for kind in KINDS:
@@ -61,16 +27,9 @@ def test_every_kind_is_done_once_or_has_another_test_of_its_promise() -> None:
 
 
 @pytest.mark.parametrize("chain", CHAINS)
-def test_nothing_is_lost(
-    chain: str, world: World, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    kinds = [kind for name in CHAINS[chain] for kind in KINDS if kind.name == name]
-    lab = Lab(world, tmp_path, random.Random(0))
-    if chain == "nodes":
-        nodes: Cluster = request.getfixturevalue("nodes")
-        lab.cluster, lab.cut_off_seconds = nodes, 30.0
+def test_nothing_is_lost(chain: str, world: World, tmp_path: Path) -> None:
     try:
-        inject(lab, *kinds)
+        inject(Lab(world, tmp_path, random.Random(0)), *kinds_of(CHAINS[chain]))
     except Impossible as reason:
         pytest.skip(str(reason))
 

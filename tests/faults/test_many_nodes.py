@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import subprocess
 import threading
@@ -16,6 +17,8 @@ import psutil
 import pytest
 
 from tests.clusters import BIN, Job, run_job
+from tests.faults.catalogue import ON_NODES, kinds_of
+from tests.faults.lab import Impossible, Lab, inject
 from tests.faults.nodes import Cluster
 from tests.faults.world import PROJECT, SETTINGS, World
 
@@ -183,3 +186,13 @@ def test_a_job_is_stopped_and_goes_on_and_who_has_no_token_cannot_stop_it(
     again = run_job(nodes.head, command, PROJECT, seconds=_SECONDS)
     assert again.succeeded, again.log[-6000:]
     assert "Going on with sweep stopped" in again.log
+
+
+def test_nothing_is_lost_while_nodes_come_and_go(
+    nodes: Cluster, world: World, tmp_path: Path
+) -> None:
+    lab = Lab(world, tmp_path, random.Random(0), cluster=nodes, cut_off_seconds=30.0)
+    try:
+        inject(lab, *kinds_of(ON_NODES))
+    except Impossible as reason:
+        pytest.skip(str(reason))
