@@ -11,9 +11,9 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from safe_ray.errors import DamagedFileError, InputError
 from safe_ray.outside import read_json
@@ -155,7 +155,8 @@ def as_kind(kind: type[_Kind], value: Any, path: Path) -> _Kind:
     from pydantic import ValidationError
 
     try:
-        return _adapter(kind).validate_python(value)
+        found: _Kind = _adapter(cast(Hashable, kind)).validate_python(value)
+        return found
     except ValidationError as error:
         raise damaged(path) from error
 

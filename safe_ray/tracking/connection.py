@@ -242,12 +242,19 @@ class _Attempt:
             self.error = error
 
 
-def no_answer() -> tuple[type[Exception], ...]:
-    """Return what MLflow's client makes of an answer that is none of MLflow's."""
+def mlflow_errors() -> tuple[type[Exception], ...]:
+    """Return what MLflow's client raises: its own errors, and what it makes of a strange answer."""
+    import requests
+    import sqlalchemy
     from google.protobuf.json_format import Error as FormatError
     from google.protobuf.message import Error as ProtocolError
+    from mlflow.exceptions import MlflowException
 
     return (
+        MlflowException,
+        requests.RequestException,
+        sqlalchemy.exc.SQLAlchemyError,
+        OSError,
         FormatError,
         ProtocolError,
         ArithmeticError,

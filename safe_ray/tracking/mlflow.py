@@ -36,7 +36,7 @@ from safe_ray.tracking.connection import (
     check_reachable,
     displayed,
     first_line,
-    no_answer,
+    mlflow_errors,
     normalise_uri,
     prepare_environment,
     quiet_migration,
@@ -358,19 +358,9 @@ class Tracker:
     @contextlib.contextmanager
     def _telling(self, what: str) -> Iterator[None]:
         """Turn whatever MLflow, its server or its disk does wrong into one sentence."""
-        import requests
-        import sqlalchemy
-        from mlflow.exceptions import MlflowException
-
         try:
             yield
-        except (
-            MlflowException,
-            requests.RequestException,
-            sqlalchemy.exc.SQLAlchemyError,
-            OSError,
-            *no_answer(),
-        ) as error:
+        except mlflow_errors() as error:
             raise InputError(
                 f"MLflow at {displayed(self.uri)} could not {what} "
                 f"({without_password(first_line(error), self.uri)}): the sweep's own files hold "

@@ -10,7 +10,7 @@ from safe_ray.tracking.connection import (
     check_reachable,
     displayed,
     first_line,
-    no_answer,
+    mlflow_errors,
     normalise_uri,
     prepare_environment,
     without_password,
@@ -38,21 +38,12 @@ def fetch(uri: str) -> Path:
     prepare_environment()
     check_reachable(tracking)
     import mlflow
-    import requests
-    import sqlalchemy
-    from mlflow.exceptions import MlflowException
 
     mlflow.set_tracking_uri(tracking)
     mlflow.set_registry_uri(tracking)
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-    except (
-        MlflowException,
-        requests.RequestException,
-        sqlalchemy.exc.SQLAlchemyError,
-        OSError,
-        *no_answer(),
-    ) as error:
+    except mlflow_errors() as error:
         raise InputError(
             f"MLflow at {displayed(tracking)} does not give {uri} "
             f"({without_password(first_line(error), tracking)}): look its name and alias up there."
