@@ -11,7 +11,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test expect bench render faults lint format clean
+.PHONY: help demo test expect fuzz bench render faults lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -25,6 +25,9 @@ test: $(VENV)/.installed-dev ## install with the development tools, then run the
 
 expect: $(VENV)/.installed-dev ## run the whole embedded suite, and compare with docs/results.md and conf/tasks
 	$(BIN)/python -m pytest --long -m long
+
+fuzz: $(VENV)/.installed-dev ## read a hundred thousand hostile files: half an hour, and a table
+	$(BIN)/python -m tests.fuzz
 
 bench: $(VENV)/.installed ## measure against open_clip and numpy, and write docs/performance.json
 	$(BIN)/python -m bench

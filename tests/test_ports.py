@@ -19,7 +19,7 @@ import json, psutil, time
 from safe_ray.cluster import connect
 connect(None, 1)
 import ray
-ray.get(ray.remote(num_cpus=1)(int).remote())
+ray.get(ray.remote(num_cpus=1)(lambda: 1).remote())
 me, deadline = psutil.Process(), time.monotonic() + 60
 def listening():
     found = {}

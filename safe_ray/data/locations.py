@@ -141,7 +141,8 @@ def absent(files: Iterable[str]) -> list[str]:
 def _names_in(folder: str) -> frozenset[str]:
     try:
         return frozenset(os.listdir(folder))  # noqa: PTH208
-    except OSError:
+    # The latter for a name with a zero byte.
+    except (OSError, ValueError):
         return frozenset()
 
 

@@ -23,7 +23,7 @@ def closing_lines(
         node: the name of the node whose paths these are, where that is in question.
         unrecorded: how many records MLflow has not taken.
     """
-    # Optuna, which the journal's module needs, is slow to import, and commands above are needed early.
+    # The journal's module imports Optuna, which is slow, and the commands below are needed early.
     from safe_ray.search.journal import FILE_NAME
 
     entries = [] if node is None else [("node", f"{node}, whose paths these are")]

@@ -252,9 +252,21 @@ READERS = (
     Reader("parquet", _make_parquet, _reading("parquet", "pets.parquet"), own=False, share=8),
     Reader("hub parquet", _make_hub_parquet, _reading("parquet", "."), own=False, share=4),
     Reader("detect", _make_parquet, _detect, own=False, share=2),
-    Reader("csv", _make_csv, _reading("table", "pets.csv"), ("pets.csv",), own=False, share=4),
     Reader(
-        "table", _make_table, _reading("table", "pets.parquet"), ("*.parquet",), own=False, share=4
+        "csv",
+        _make_csv,
+        _reading("table", "pets.csv"),
+        ("pets.csv",),
+        own=False,
+        confined=False,
+    ),
+    Reader(
+        "table",
+        _make_table,
+        _reading("table", "pets.parquet"),
+        ("*.parquet",),
+        own=False,
+        confined=False,
     ),
     Reader(
         "coop",

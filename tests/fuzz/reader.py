@@ -30,6 +30,7 @@ class Reader:
         allowed: the errors that the command line makes sentences of.
         sign: makes the digests right again after the damage, as one who means harm would.
         own: whether the files are the project's own, which are never links.
+        confined: whether what is read must lie in the folder; a table may name any file.
         share: how many cases this reader gets, beside others'.
     """
 
@@ -40,6 +41,7 @@ class Reader:
     allowed: tuple[type[Exception], ...] = (InputError,)
     sign: Fold = nothing
     own: bool = True
+    confined: bool = True
     share: int = 4
 
 

@@ -89,7 +89,7 @@ class Place:
         return [line.split() for line in lines if line.strip()]
 
     def matrices(self, name: str) -> dict[str, Any]:
-        """Return the variables of a MATLAB file, without their dimensions of length 1.
+        """Return the variables of a MATLAB file (see `safe_ray.data.readers.matlab`).
 
         Raises:
             InputError: the file cannot be read.
@@ -284,15 +284,23 @@ CARS_FILES = (
 
 def _stanford_cars(place: Place) -> Lists:
     meta, *annotated = CARS_FILES
-    names = [str(name).split() for name in np.atleast_1d(_variable(place, meta, "class_names"))]
+    names = [str(name).split() for name in _list(place, meta, "class_names")]
+    if not all(names):
+        raise place.bad(meta, "has a class without a name")
     classes = [" ".join([name[-1], *name[:-1]]) for name in names]
 
     def samples(name: str, folder: str) -> list[Sample]:
-        annotations = np.atleast_1d(_variable(place, name, "annotations"))
-        fields = annotations.dtype.names or ()
-        if "class" not in fields or "fname" not in fields:
-            raise place.bad(name, "does not say the class of each image")
-        return [(f"{folder}/{row['fname']}", int(row["class"]) - 1) for row in annotations]
+        found = []
+        for row in _list(place, name, "annotations"):
+            known: dict[str, Any] = row if isinstance(row, dict) else {}
+            file: Any = known.get("fname")
+            label: Any = known.get("class")
+            if not isinstance(file, str) or not _is_number(label):
+                raise place.bad(name, "does not say the class of each image")
+            found.append((f"{folder}/{file}", int(label[0]) - 1))
+        if any(not 0 <= label < len(classes) for _, label in found):
+            raise place.bad(name, f"has class numbers beyond 1 to {len(classes)}")
+        return found
 
     trainval, test = (
         samples(name, folder)
@@ -306,7 +314,9 @@ FLOWERS_PARTS = "setid.mat"
 
 
 def _oxford_flowers(place: Place) -> Lists:
-    labels = np.atleast_1d(_variable(place, FLOWERS_FILES[0], "labels"))
+    labels = _numbers(place, FLOWERS_FILES[0], "labels")
+    if labels.min(initial=1) < 1 or labels.max(initial=1) > len(labels):
+        raise place.bad(FLOWERS_FILES[0], "has class numbers that count no classes")
     names = place.json(FLOWERS_FILES[1])
     numbers = [str(number) for number in range(1, int(labels.max(initial=0)) + 1)]
     if not isinstance(names, Mapping) or not all(number in names for number in numbers):
@@ -319,7 +329,7 @@ def _oxford_flowers(place: Place) -> Lists:
         return _drawn_altogether(classes, samples)
     parts = []
     for name in ("trnid", "valid", "tstid"):
-        images = np.atleast_1d(_variable(place, FLOWERS_PARTS, name))
+        images = _numbers(place, FLOWERS_PARTS, name)
         if images.min(initial=1) < 1 or images.max(initial=1) > len(samples):
             raise place.bad(FLOWERS_PARTS, f"has image numbers beyond 1 to {len(samples)}")
         parts.append([samples[int(image) - 1] for image in images])
@@ -372,6 +382,25 @@ def _label(place: Place, name: str, labels: Mapping[str, int], class_name: str) 
     if class_name not in labels:
         raise place.bad(name, f"has the class {class_name!r}, which the list of classes has not")
     return labels[class_name]
+
+
+def _list(place: Place, name: str, variable: str) -> list[Any]:
+    values = _variable(place, name, variable)
+    if not isinstance(values, list):
+        raise place.bad(name, f"has something else than a list under {variable!r}")
+    return values
+
+
+def _numbers(place: Place, name: str, variable: str) -> np.ndarray:
+    """Return whole numbers, int64."""
+    values = _variable(place, name, variable)
+    if not isinstance(values, np.ndarray) or not np.isin(values, values.astype(np.int32)).all():
+        raise place.bad(name, f"has something else than whole numbers under {variable!r}")
+    return values.astype(np.int64)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and len(value) == 1 and bool(np.isfinite(value[0]))
 
 
 def _variable(place: Place, name: str, variable: str) -> Any:
