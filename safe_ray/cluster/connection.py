@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import re
 import secrets
 import socket
 import sys
@@ -22,6 +24,7 @@ from safe_ray.specs import NodeShape
 
 _REACH_SECONDS = 5.0
 _LOCAL = "local"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _Answer = TypeVar("_Answer")
 
 
@@ -168,11 +171,18 @@ def _initialise(address: str, num_cpus: int | None) -> None:
 
 
 def _without_colours() -> None:
-    """Leave the codes for colours out of what Ray prints, which does not ask who reads it."""
+    """Leave the codes for colours out of what Ray prints and logs: it does not ask who reads it."""
     # Ray brings the package along.
     import colorama
 
     colorama.init(strip=True, convert=False)
+
+    def strip(record: logging.LogRecord) -> bool:
+        record.msg, record.args = _COLOURS.sub("", record.getMessage()), ()
+        return True
+
+    for handler in logging.getLogger("ray").handlers:
+        handler.addFilter(strip)
 
 
 def _check_address(address: str) -> None:
