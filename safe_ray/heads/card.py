@@ -33,7 +33,7 @@ _Name = Annotated[str, AfterValidator(_plain)]
 
 @dataclass(frozen=True)
 class _Backbone:
-    name: str
+    name: str = ""
     model: str | None = None
     pretrained: str | None = None
     model_config: str | None = None
@@ -44,8 +44,8 @@ class _Backbone:
 
 @dataclass(frozen=True)
 class _Method:
-    module: _Module
-    options: dict[str, Any]
+    module: _Module | None = None
+    options: dict[str, Any] = field(default_factory=dict)
     title: str = ""
 
 

@@ -76,12 +76,16 @@ class Predictor:
         state, card = load_head(folder)
         at = _knobs(card, alpha, folder)
         named = card["backbone"]
-        for module in modules_of(card):
-            check_module(module, trusted)
-        if named.get("model") is None:
-            raise InputError(f"The card of {folder} names no model: fetch the head again.")
+        for module in (card["method"].get("module"), named.get("pooling")):
+            if module is not None:
+                check_module(module, trusted)
+        if named.get("model") is None or "module" not in card["method"]:
+            raise InputError(
+                f"The card of {folder} names no model, or no module of its method: fetch the head "
+                "again."
+            )
         spec = BackboneSpec(
-            named["name"],
+            named.get("name", named["model"]),
             named["model"],
             named.get("pretrained"),
             named.get("model_config"),
@@ -106,7 +110,7 @@ class Predictor:
             float(card["logit_scale"]),
             backbone.state,
         )
-        method = make_method(card["method"]["module"], card["method"]["options"])
+        method = make_method(card["method"]["module"], card["method"].get("options", {}))
         try:
             fitted = method.load(state, task)
             _try_out(fitted, backbone, at, len(card["class_names"]), device)
@@ -148,12 +152,6 @@ class Predictor:
     def probabilities(self, pixels: Tensor) -> Tensor:
         """Return calibrated probabilities `[N, classes]`, float32 on the CPU; see `logits`."""
         return torch.softmax(self.logits(pixels) / self.temperature, -1)
-
-
-def modules_of(card: Mapping[str, Any]) -> list[str]:
-    """Return the modules that a head's card names."""
-    pooling = card["backbone"].get("pooling")
-    return [card["method"]["module"], *([] if pooling is None else [pooling])]
 
 
 @torch.no_grad()

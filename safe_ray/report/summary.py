@@ -174,8 +174,6 @@ class TaskResult:
             }
         )
         _check_methods(made.test, made.method, "test")
-        if made.head is not None and not _lies_below(made.head):
-            raise InputError(f"its head is {made.head!r}, out of its folder: run the sweep again.")
         for name, target in made.targets.items():
             _check_methods(target, made.method, f"target {name}")
         return made
@@ -209,7 +207,10 @@ def read_summary(file: Path) -> list[TaskResult]:
     results = []
     for index, entry in enumerate(entries):
         try:
-            results.append(TaskResult.from_json(entry))
+            made = TaskResult.from_json(entry)
+            if made.head is not None and not _lies_below(made.head):
+                raise InputError(f"head is {made.head!r}, out of its folder: run the sweep again.")
+            results.append(made)
         except InputError as error:
             raise InputError(f"{file}, entry {index}: {error}") from error
     return results

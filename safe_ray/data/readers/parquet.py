@@ -127,6 +127,8 @@ def _read_file(spec: DatasetSpec, file: str) -> _Part:
         with open_input(file) as source:
             schema = parquet_schema(source)
             columns = _columns(spec, file, schema.names)
+            assert columns[0] is not None
+            _check_type(file, columns[0], schema.field(columns[0]).type)
             table = read_parquet(source, [name for name in columns if name is not None])
     except (pa.ArrowException, OSError) as error:
         raise InputError(
@@ -168,14 +170,19 @@ def _encoded(file: str, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         column = pc.struct_field(column, "bytes")
-        kind = column.type
     refuse_nulls(file, name, column)
+    return column.cast(pa.large_binary())
+
+
+def _check_type(file: str, name: str, kind: pa.DataType) -> None:
+    """Refuse a column of other values than encoded images, before any is read."""
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise InputError(
             f"{file} has columns of other types than binary for the encoded image ({name}: "
             f"{kind}): write it again with those, or read paths with format=table."
         )
-    return column.cast(pa.large_binary())
 
 
 def _hugging_face_names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...] | None:
