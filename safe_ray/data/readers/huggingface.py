@@ -226,6 +226,12 @@ def _piece(
         labelled = pc.fill_null(pc.greater_equal(names, 0), False)
         table = table.filter(labelled)
         codes = table.column(label).combine_chunks().cast(pa.int64())
+        largest = pc.max(codes).as_py()
+        if largest is not None and largest >= len(coded):
+            raise InputError(
+                f"{location}, split {split!r} has the label {largest}, but names {len(coded)} "
+                "classes: correct the label or the names."
+            )
         text = pa.array(coded, pa.string()).take(codes)
     else:
         text = as_text(location, label, names)

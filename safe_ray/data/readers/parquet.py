@@ -163,7 +163,11 @@ def _columns(
                 f"Parquet needs image and class_name; name another with options.{option}_column."
             )
     split = find_column(spec, file, present, "split_column", SPLIT_COLUMNS)
-    return image, label, split, find_column(spec, file, present, "path_column", PATH_COLUMNS)
+    path = find_column(spec, file, present, "path_column", PATH_COLUMNS)
+    for column in (image, label, split, path):
+        if column is not None and present.count(column) > 1:
+            raise InputError(f"{file} has two columns {column!r}: rename or drop one.")
+    return image, label, split, path
 
 
 def _encoded(file: str, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
