@@ -304,8 +304,8 @@ def _consume(dataset: Any, rows: int, progress: Progress) -> None:
         if blind is not None:
             raise blind from None
         if isinstance(error.cause, InputError):
-            # Ray Data adds lines about its retries; ours is the first.
-            raise InputError(str(error.cause).partition("\n")[0]) from None
+            # Ray Data adds lines about its retries to the argument; ours is the first.
+            raise InputError(str(error.cause.args[0]).partition("\n")[0]) from None
         raise
 
 

@@ -74,6 +74,7 @@ def full_at(
         if ends:
             ended = sweep.end()
             assert "free some space" in ended.said, ended.said
+            assert "attempts" not in ended.said, ended.said
 
     return harm
 
