@@ -30,6 +30,7 @@ _PATIENCE = {
 }
 
 
+_ATTEMPTS = 3
 _ALIVE = "print(sum(node['Alive'] for node in ray.nodes()))"
 
 
@@ -66,12 +67,19 @@ class Cluster:
         """Start a node, on a host that has none."""
         taken = {node.host.name for node in self.nodes if node.host}
         host = next((h for h in self.places[1:] if h.name not in taken), None)
-        ends, label = ExitStack(), secrets.token_hex(4)
-        options = [f"--object-store-memory={memory}", f"--labels=safe-ray/test={label}"]
-        pid = ends.enter_context(running_node(self.head, cpus, host=host, options=options))
-        node = Node(host, cpus, label, pid, ends)
-        self.nodes.append(node)
-        return node
+        for attempt in range(_ATTEMPTS):
+            ends, label = ExitStack(), secrets.token_hex(4)
+            options = [f"--object-store-memory={memory}", f"--labels=safe-ray/test={label}"]
+            try:
+                pid = ends.enter_context(running_node(self.head, cpus, host=host, options=options))
+            except AssertionError:
+                # Ray gives a node 30 seconds to start, which a busy machine may not have.
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                continue
+            self.nodes.append(Node(host, cpus, label, pid, ends))
+            break
+        return self.nodes[-1]
 
     def remove(self, node: Node) -> None:
         """Kill all processes of a node at once."""
