@@ -103,10 +103,9 @@ class Attempts:
 def failure_of(error: BaseException) -> Failure:
     """Return what an exception, with all that led to it, comes down to."""
     chain = list(_chain(error))
-    for cause in chain:
-        blind = cause if isinstance(cause, BlindNodeError) else BlindNodeError.found_in(str(cause))
-        if blind is not None:
-            return Failure("blind", blind.sentence, blind.node)
+    blind = blindness_in(error)
+    if blind is not None:
+        return Failure("blind", blind.sentence, blind.node)
     for cause in chain:
         if _is_disk(cause):
             said = next((e for e in chain if isinstance(e, InputError)), cause)
@@ -122,6 +121,15 @@ def failure_of(error: BaseException) -> Failure:
         if isinstance(cause, InputError):
             return Failure("input", _line(cause))
     return Failure("error", _line(chain[-1]))
+
+
+def blindness_in(error: BaseException) -> BlindNodeError | None:
+    """Return what says that a node does not see the storage, among all that led to an exception."""
+    for cause in _chain(error):
+        blind = cause if isinstance(cause, BlindNodeError) else BlindNodeError.found_in(str(cause))
+        if blind is not None:
+            return blind
+    return None
 
 
 def death_of(text: str) -> Failure:

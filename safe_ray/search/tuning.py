@@ -11,7 +11,7 @@ from typing import Any
 
 from safe_ray.cluster import TrialPlan, beacon, label_selector, leave_out
 from safe_ray.job import is_submitted
-from safe_ray.search.failures import Failure, death_of, failure_of
+from safe_ray.search.failures import Failure, blindness_in, death_of, failure_of
 from safe_ray.search.searcher import FAILURE, SELECTOR, SHARE, BankSearcher
 
 _SECONDS_BETWEEN_REPORTS = 5.0
@@ -156,10 +156,11 @@ def _train_bank_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     try:
         _train_bank(config, settings)
     except Exception as error:
+        blind = blindness_in(error)
+        if blind is not None:
+            # Tune reports nothing from where its own folder cannot be seen, and keeps the text.
+            raise blind from None
         failure = failure_of(error)
-        if failure.kind == "blind":
-            # Tune reports nothing from where its own folder cannot be seen.
-            raise
         tune.report({FAILURE: failure.to_json(), "finished": 0})
         if not failure.is_final:
             # The next bank gets a process that nothing has happened to.
