@@ -32,6 +32,7 @@ from safe_ray.methods.features import MappedFeatures
 from safe_ray.poolings.pooled import pool_with_heads
 from safe_ray.specs import BackboneSpec, MethodGroup, MethodSpec, Point
 from safe_ray.sweep.testing import _classified
+from safe_ray.training import judging
 from safe_ray.training.facts import TaskFacts, load_classifier, load_pooling
 from safe_ray.training.judging import judge_candidates
 from safe_ray.training.loop import (
@@ -243,7 +244,13 @@ def test_judging_keeps_to_the_gpu(
         assert all(tensor.device == torch.device("cpu") for tensor in vars(sums).values())
         return [Point(0.5, 0.5, 1.0, 0, 0, 0.5) for _ in at]
 
+    def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+        """So does a temperature."""
+        assert logits.device == labels.device == torch.device("cpu")
+        return 1.0
+
     monkeypatch.setattr(knobs, "figures_of", figures_of)
+    monkeypatch.setattr(judging, "fit_temperature", fit_temperature)
     with _disable_current_modes():
         job = write_task(tmp_path, selection=selection)
         facts, original = TaskFacts.load(job.task_folder), load_pooling(Path(job.sweep))

@@ -303,6 +303,9 @@ def first_line(error: BaseException, length: int = 160) -> str:
 @contextlib.contextmanager
 def quiet_migration() -> Iterator[None]:
     """Hold back the hundred lines that the first use of a new database logs."""
+    # MLflow sets the level of its loggers when it is imported.
+    import mlflow  # noqa: F401
+
     names = ("alembic", "mlflow")
     before = {name: logging.getLogger(name).level for name in names}
     for name in names:

@@ -156,7 +156,9 @@ class _Judge:
                 of_split[slot].logits(split.features, at)
                 for of_split, split in zip(seen, splits, strict=True)
             ]
-            return fit_temperature(torch.cat(logits), torch.cat([s.labels for s in splits]))
+            # One copy to the host, where the search for one number asks for a value at each step.
+            labels = torch.cat([split.labels for split in splits])
+            return fit_temperature(torch.cat(logits).cpu(), labels.cpu())
 
         judged = []
         for slot, one in enumerate(fitted):

@@ -20,6 +20,7 @@ from sqlalchemy.engine import Engine
 
 from safe_ray.errors import InputError
 from safe_ray.tracking import runs as runs_module
+from safe_ray.tracking.connection import AwayError
 from safe_ray.tracking.mlflow import Tracker, model_name
 
 TASK = "foods-2shot-seed1"
@@ -463,7 +464,7 @@ def test_a_real_server_gets_the_same_sweep_and_its_loss_is_told(
 
     end(process)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    with pytest.raises(InputError, match="repeat the command with the same sweep name"):
+    with pytest.raises(AwayError, match="see to it that it answers"):
         candidate(tracker, 99, head)
 
 
