@@ -259,8 +259,9 @@ def run_job(
     deadline = time.monotonic() + seconds
     while True:
         status = job("status", name).stdout
-        if "SUCCEEDED" in status or "FAILED" in status or "STOPPED" in status:
-            return Job("SUCCEEDED" in status, job("logs", name).stdout)
+        # The client has words for an end, and the name of the state for all else.
+        if any(f"Job '{name}' {end}" in status for end in ("succeeded", "failed", "was stopped")):
+            return Job(f"Job '{name}' succeeded" in status, job("logs", name).stdout)
         assert time.monotonic() < deadline, f"{name} does not end: {job('logs', name).stdout}"
         time.sleep(1)
 
