@@ -314,7 +314,9 @@ def _other_values(values: list[Any], change: int, rng: Random) -> list[Any]:
 
 def damaged_parquet(content: bytes, rng: Random) -> bytes:
     """Return Parquet with another table in it, or written in another way."""
-    table = damaged_table(pq.read_table(io.BytesIO(content)), rng)
+    table = pq.read_table(io.BytesIO(content))
+    table.validate(full=True)
+    table = damaged_table(table, rng)
     buffer = io.BytesIO()
     with contextlib.suppress(pa.ArrowException, ValueError):
         pq.write_table(
@@ -332,7 +334,9 @@ def damaged_parquet(content: bytes, rng: Random) -> bytes:
 def damaged_arrow(content: bytes, rng: Random) -> bytes:
     """Return an Arrow file with another table in it, perhaps compressed or in several batches."""
     with pa.ipc.open_file(io.BytesIO(content)) as reader:
-        table = damaged_table(reader.read_all(), rng)
+        table = reader.read_all()
+    table.validate(full=True)
+    table = damaged_table(table, rng)
     metadata = table.schema.metadata or {}
     if metadata and rng.randint(0, 1):
         key = rng.choice(sorted(metadata))
@@ -388,6 +392,7 @@ _NOT_SOUND = (
     OSError,
     RecursionError,
     SafetensorError,
+    SystemError,
     TypeError,
     ValueError,
     pa.ArrowException,

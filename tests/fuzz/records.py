@@ -186,6 +186,7 @@ def _sign_part(folder: Path) -> None:
         try:
             with pa.ipc.open_file(file.read_bytes()) as reader:
                 batch = reader.get_batch(0)
+            batch.validate(full=True)
             keys = batch.column("sample").to_pylist(), batch.column("view").to_pylist()
             rows = batch.column("tokens").values.to_numpy().reshape(len(batch), -1)
             sums = np.array([xxhash.xxh3_64_intdigest(row.data) for row in rows], np.uint64)
@@ -230,6 +231,7 @@ def _sign_index(folder: Path) -> None:
         try:
             with pa.ipc.open_file(file.read_bytes()) as reader:
                 batch = reader.get_batch(0)
+            batch.validate(full=True)
             parts = batch.schema.metadata[b"parts"]
             digest = xxhash.xxh3_64(parts)
             digest.update(batch.replace_schema_metadata(None).serialize())
