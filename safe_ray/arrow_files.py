@@ -135,6 +135,7 @@ def _arrow_errors() -> Iterator[None]:
         LookupError,
         MemoryError,
         NotImplementedError,
+        SystemError,
         TypeError,
         ValueError,
         struct.error,
@@ -216,20 +217,28 @@ def _dictionary_bytes(file: pa.NativeFile, offset: int | None) -> int:
 def _refuse_compressed(source: pa.NativeFile) -> None:
     """Refuse an Arrow file with a compressed batch, which says itself how much it comes to."""
     size = source.size()
-    length = struct.unpack("<i", source.read_at(4, size - len(_MAGIC) - 4))[0]
-    footer = _Table.root(bytes(source.read_at(length, size - len(_MAGIC) - 4 - length)))
+    end = size - len(_MAGIC) - 4
+    (length,) = struct.unpack("<i", _within(source, end, 4))
+    footer = _Table.root(_within(source, end - length, length))
     for field in (2, 3):
         for place in footer.structs(field, 24):
             (offset,) = struct.unpack_from("<q", footer.content, place)
-            (prefix, length) = struct.unpack("<Ii", source.read_at(8, offset))
+            (prefix, length) = struct.unpack("<Ii", _within(source, offset, 8))
             start = 8
             if prefix != _CONTINUATION:
                 start, length = 4, prefix
-            message = _Table.root(bytes(source.read_at(length, offset + start)))
+            message = _Table.root(_within(source, offset + start, length))
             header = message.table(2)
             batch = header if message.byte(1) == _RECORD_BATCH else header.table(1)
             if batch.has(3):
                 raise UnsafeFile("it is compressed")
+
+
+def _within(source: pa.NativeFile, offset: int, length: int) -> bytes:
+    """Return bytes of a file, whose place a damaged one may give anywhere."""
+    if not 0 <= offset <= offset + length <= source.size():
+        raise ValueError("its footer is damaged")
+    return bytes(source.read_at(length, offset))
 
 
 class _Table:

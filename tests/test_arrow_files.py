@@ -113,6 +113,17 @@ def test_a_compressed_batch_or_dictionary_is_refused(tmp_path: Path, compression
             list(mapped_batches(file))
 
 
+@pytest.mark.parametrize("length", [-1, -(2**31), 2**31 - 1, 0, 7])
+def test_a_footer_that_lies_about_its_length_is_damage(tmp_path: Path, length: int) -> None:
+    file = tmp_path / "table.arrow"
+    with pa.ipc.new_file(str(file), TABLE.schema) as writer:
+        writer.write_table(TABLE)
+    content = file.read_bytes()
+    file.write_bytes(content[:-10] + length.to_bytes(4, "little", signed=True) + content[-6:])
+    with pytest.raises((pa.ArrowException, OSError)):
+        list(mapped_batches(file))
+
+
 def test_a_source_may_be_a_buffer() -> None:
     buffer = io.BytesIO()
     pq.write_table(TABLE, buffer)
