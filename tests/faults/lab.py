@@ -56,6 +56,7 @@ class Lab:
         after: further checks, once the sweep has come to its end.
         always: what to do at the end, however it comes.
         checks_summary: whether the summary is that of the undisturbed sweep.
+        may_end: words of a sentence with which the sweep may end for good.
         said: what the commands have said so far, joined.
         statuses: how they ended.
     """
@@ -79,6 +80,7 @@ class Lab:
     said: str = ""
     statuses: list[int] = field(default_factory=list)
     checks_summary: bool = True
+    may_end: str = ""
     _running: Sweep | None = None
     _kept: dict[Path, int] = field(default_factory=dict)
 
@@ -135,6 +137,8 @@ class Lab:
             self._running = None
             self._mend()
             if ended.status == 0 and self._is_recorded():
+                break
+            if ended.status == 1 and self.may_end and self.may_end in ended.said:
                 break
         else:
             raise AssertionError(f"the sweep does not come to an end: {self.said[-4000:]}")
