@@ -17,6 +17,7 @@ _SURVIVAL = "tests/sweep/test_survival.py::test_"
 _SWEEP = "tests/sweep/test_sweep.py::test_a_sweep_interrupted_then_killed"
 _INTERRUPTED = f"{_SWEEP}_ends_with_the_same_summary"
 _STOPPED = "tests/test_job_submission.py::test_a_stopped_job_leaves_its_sentence_in_the_log"
+_WRITER = "tests/tracking/test_writer.py::test_a_server_that_"
 _NEIGHBOURS = (
     "tests/training/test_loop.py::test_a_member_that_diverges_is_marked_and_the_others_go_on"
 )
@@ -97,19 +98,21 @@ KINDS = (
     Kind(
         "MLflow down at the start",
         _REPLAYED,
-        trackers.from_the_start("shut"),
+        trackers.from_the_start("down"),
         trackers.behind_a_door,
+        elsewhere=f"{_WRITER}is_down_throughout_is_one_sentence_and_the_next_run_brings_all",
     ),
     Kind(
         "MLflow down in the middle",
         _REPLAYED,
-        trackers.from_a_moment("shut", "bank begun", "one bank", "two banks"),
+        trackers.from_a_moment("down", "bank begun", "one bank", "two banks"),
         trackers.behind_a_door,
+        elsewhere=f"{_SURVIVAL}an_mlflow_server_that_is_lost_costs_no_result_and_gets_them_from_the_next_run",
     ),
     Kind(
         "MLflow down at the end",
         _REPLAYED,
-        trackers.from_a_moment("shut", "searched", "one test part"),
+        trackers.from_a_moment("down", "searched", "one test part"),
         trackers.behind_a_door,
     ),
     Kind(
@@ -123,6 +126,7 @@ KINDS = (
         _REPLAYED,
         trackers.from_the_start("refusing"),
         trackers.behind_a_door,
+        elsewhere=f"{_WRITER}refuses_everybody_is_one_sentence",
     ),
     Kind(
         "two sweeps of one name at once",
@@ -156,10 +160,7 @@ CHAINS = {
     "stored maps": ["store file torn", "store file with a flipped bit"],
     "shared maps": ["read-only store shared by two sweeps"],
     "trackers": [
-        "MLflow down at the start",
-        "MLflow refusing (403)",
         "MLflow slow (10 s an answer)",
-        "MLflow down in the middle",
         "MLflow down at the end",
     ],
 }

@@ -178,7 +178,7 @@ def share_store(lab: Lab) -> None:
     ended = {}
     for storage, overrides in ((other, []), (third, ["tasks.seeds=[1,2,3]"])):
         lab.world.copy_database(storage)
-        own = [f"storage={storage}" if w.startswith("storage=") else w for w in lab.command()]
+        own = [word.replace(str(lab.storage), str(storage)) for word in lab.command()]
         ended[storage] = lab.world.start([*own, *overrides], storage, lab.environment).end()
     assert ended[other].status == 0, ended[other].said
     assert summary_of(other / "outputs" / "trial") == lab.world.summary

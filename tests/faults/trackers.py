@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 from tests.faults.lab import Lab
-from tests.faults.servers import Door, Mode
+from tests.mlflow_servers import Door
+
+Mode = Literal["down", "slow", "refusing"]
+_SLOW_SECONDS = 10.0
 
 
 @contextlib.contextmanager
@@ -16,29 +20,40 @@ def behind_a_door(lab: Lab) -> Iterator[None]:
         yield
         return
     server = lab.world.server
-    door = Door(server.port)
-    door.become("open")
-    lab.door, lab.tracking = door, server.uri
-    lab.overrides += [
-        f"tracking.uri=http://127.0.0.1:{door.port}",
-        f"tracking.experiment={lab.folder.name}",
-    ]
-    lab.environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
+    door = Door(server)
+    door.open()
+    lab.door, lab.tracking = door, f"http://127.0.0.1:{server}"
+    lab.overrides += [f"tracking.experiment={lab.folder.name}", "tracking.patience=10"]
     try:
         yield
     finally:
         door.close()
 
 
+def _become(door: Door, mode: Mode) -> None:
+    if mode == "down":
+        door.close()
+    elif mode == "slow":
+        door.delay = _SLOW_SECONDS
+    else:
+        door.denies = True
+
+
 def _turn(lab: Lab, mode: Mode) -> None:
-    assert lab.door is not None
     door = lab.door
-    door.become(mode)
-    lab.mend.append(lambda: door.become("open"))
+    assert door is not None
+    _become(door, mode)
+
+    def mend() -> None:
+        door.delay, door.denies = 0.0, False
+        door.close()
+        door.open()
+
+    lab.mend.append(mend)
 
 
 def from_the_start(mode: Mode) -> Callable[[Lab], None]:
-    """Return what finds MLflow so when the sweep begins."""
+    """Return what finds MLflow so when the sweep begins, and throughout."""
 
     def harm(lab: Lab) -> None:
         _turn(lab, mode)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import write_backbone, write_config_dir, write_dataset, write_weights
-from tests.faults.servers import Server, start_server
+from tests.mlflow_servers import running_server
 
 PROJECT = Path(__file__).parents[2]
 TASKS = ("shapes-2shot-seed1", "shapes-2shot-seed2")
@@ -180,6 +180,7 @@ class World:
     folder: Path
 
     def __post_init__(self) -> None:
+        self._ends = contextlib.ExitStack()
         (self.folder / "conf").mkdir(parents=True, exist_ok=True)
         backbone, dataset = write_backbone(self.folder), write_dataset(self.folder)
         write_config_dir(self.folder / "conf", backbone, dataset)
@@ -241,16 +242,16 @@ class World:
         return Sweep(process, storage / "outputs" / sweep, store or storage / "features", logs)
 
     @cached_property
-    def server(self) -> Server:
-        """An MLflow server that lives as long as the world."""
+    def server(self) -> int:
+        """The port of an MLflow server that lives as long as the world."""
         folder = self.folder / "server"
-        self.copy_database(folder)
-        return start_server(folder)
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(self.database, folder / "server.db")
+        return self._ends.enter_context(running_server(folder))
 
     def end(self) -> None:
         """End what lives as long as the world."""
-        if "server" in self.__dict__:
-            self.server.end()
+        self._ends.close()
 
     @cached_property
     def undisturbed(self) -> Path:
@@ -259,7 +260,8 @@ class World:
         if (storage / "outputs" / "trial" / "summary.json").exists():
             return storage
         self.copy_database(storage)
-        command = self.command(storage, ["cluster.num_cpus=2"])
+        own = ["cluster.num_cpus=2", f"tracking.uri=sqlite:///{storage}/mlflow.db"]
+        command = self.command(storage, own)
         ended = self.start(command, storage).end()
         assert ended.status == 0, ended.said
         return storage
