@@ -9,6 +9,7 @@ little while nobody listens at its port, more once somebody does and is only slo
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import socket
@@ -27,6 +28,9 @@ REACH_SECONDS = 30.0
 """How long a server that has been reached may take to answer."""
 LISTEN_SECONDS = 2.0
 """How long a port may stay closed: a server that is just starting opens it soon."""
+
+ALONE_SECONDS = 120.0
+"""How long a sweep waits for another one that makes a database's tables."""
 
 _DATABASES = ("postgresql", "mysql", "mssql")
 _SHORTEST_ALONE = 6
@@ -251,6 +255,7 @@ def failures() -> tuple[type[Exception], ...]:
     Half of it is what the client makes of an answer that is none of MLflow's.
     """
     import requests
+    from alembic.util import CommandError
     from google.protobuf.json_format import Error as FormatError
     from google.protobuf.message import Error as ProtocolError
     from mlflow.exceptions import MlflowException
@@ -260,6 +265,7 @@ def failures() -> tuple[type[Exception], ...]:
         MlflowException,
         requests.RequestException,
         SQLAlchemyError,
+        CommandError,
         OSError,
         FormatError,
         ProtocolError,
@@ -315,6 +321,35 @@ def quiet_migration() -> Iterator[None]:
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def alone_with_database(uri: str, seconds: float = ALONE_SECONDS) -> Iterator[None]:
+    """Keep other sweeps from a database file meanwhile, if it is one.
+
+    Two that make its tables at the same time get into each other's way. It is the folder that is
+    locked. Where that cannot be done, or another sweep holds it for longer than `seconds`, the
+    block is entered all the same.
+    """
+    file = sqlite_file(uri)
+    with contextlib.ExitStack() as stack:
+        if file is not None:
+            with contextlib.suppress(OSError):
+                folder = os.open(file.parent, os.O_RDONLY)
+                stack.callback(os.close, folder)
+                _lock(folder, seconds)
+        yield
+
+
+def _lock(descriptor: int, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(_PAUSE_SECONDS)
 
 
 def prepare_environment() -> None:

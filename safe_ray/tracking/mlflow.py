@@ -34,6 +34,7 @@ from safe_ray.errors import InputError
 from safe_ray.tracking.batches import Curve, log_batches, points_of
 from safe_ray.tracking.connection import (
     AwayError,
+    alone_with_database,
     check_reachable,
     displayed,
     failures,
@@ -150,7 +151,11 @@ class Tracker:
             return
         prepare_environment()
         check_reachable(self.uri, say=say)
-        with self._telling("open the experiment"), quiet_migration():
+        with (
+            self._telling("open the experiment"),
+            quiet_migration(),
+            alone_with_database(self.uri),
+        ):
             from mlflow import MlflowClient
 
             client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)

@@ -402,6 +402,31 @@ def test_a_new_database_is_set_up_without_a_word(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "folder" / "mlflow.db").is_file()
 
 
+@pytest.mark.slow
+def test_sweeps_that_find_no_database_at_the_same_time_make_it_once(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from safe_ray.tracking.mlflow import Tracker\n"
+        "tracker = Tracker(sys.argv[1], sys.argv[2], sys.argv[2])\n"
+        "tracker.prepare()\n"
+        "tracker.open()\n"
+        "print(tracker.experiment_id)\n"
+    )
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    starting = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, uri, name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("first", "second", "third")
+    ]
+    said = [process.communicate(timeout=280) for process in starting]
+    assert [process.returncode for process in starting] == [0, 0, 0], said
+    assert len({experiment for experiment, _ in said}) == 3
+
+
 @pytest.fixture
 def server(migrated: Path, tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     shutil.copyfile(migrated, tmp_path / "server.db")
