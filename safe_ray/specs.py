@@ -9,7 +9,8 @@ from typing import Any, Literal
 Metric = Literal["accuracy", "mean_per_class"]
 """Accuracy over all samples, or the mean over the classes of the accuracy in each."""
 
-Values = Mapping[str, float]
+# A whole number stays one where a record is read again.
+Values = Mapping[str, int | float]
 """A candidate: what is searched (`lr`, `epochs`, ...), by name."""
 
 

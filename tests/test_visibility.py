@@ -126,12 +126,11 @@ def test_a_storage_that_no_node_with_a_cpu_sees_is_refused_in_a_sentence(
 ):
     done = submit(machines, tiny_config_dir, f"storage={machines.local}", "sweep=nowhere")
     assert not done.succeeded
-    # Ray repeats the end of the log of a job that fails.
     said = {line for line in done.log.splitlines() if line.startswith("safe_ray:")}
     assert len(said) == 1, done.log[-3000:]
     (sentence,) = said
     assert f"has a CPU sees {machines.local} as" in sentence
     assert "SAFE_RAY_STORAGE" in sentence
-    assert "exit code 2" in done.log
+    assert "exit code 2" in done.message
     assert "Traceback" not in done.log
     assert not (machines.local / "outputs" / "nowhere" / "config.json").exists()

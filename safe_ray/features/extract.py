@@ -225,20 +225,21 @@ def _run(
     # None if every node may do the work, as for Ray Data itself.
     selector = label_selector() or None
     actor_plan = plan.plan_actors([_resources(node) for node in nodes], options.actors)
+    actors = actor_plan.actors
+    if options.actors == "auto":
+        actors = plan.useful_actors(actors, rows)
     batch_size = options.batch_size
     if batch_size == "auto":
         batch_size = plan.plan_batch_size(backbone.preprocessing.size, actor_plan.gpus > 0)
     rows_per_file = options.rows_per_file
     if rows_per_file == "auto":
-        rows_per_file = plan.plan_rows_per_file(
-            rows, store.bytes_per_row, batch_size, actor_plan.actors
-        )
+        rows_per_file = plan.plan_rows_per_file(rows, store.bytes_per_row, batch_size, actors)
     chunks = list(chunk_tables(requests, missing, rows_per_file))
     # The first write of the key is the driver's, so that a folder of parts always has one.
     store.write_key()
     # Ray's annotations know no function that takes keyword arguments.
     decode: Any = decode_views
-    most = min(actor_plan.actors, len(chunks))
+    most = min(actors, len(chunks))
     # Ray Data brings actors one by one to where nodes may join, and takes them away from there.
     size: dict[str, int] = {"min_size": 1, "max_size": most} if is_elastic() else {"size": most}
     with _quiet_ray_data(nodes if selector or is_elastic() else ()):

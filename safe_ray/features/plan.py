@@ -12,6 +12,8 @@ from safe_ray.errors import InputError
 _MAX_THREADS = 8
 # On processors the trunk takes most of the time, and decoding the rest.
 _TRUNK_SHARE = 0.75
+# An actor takes some seconds to start; those for fewer images than this are done sooner by another.
+_ROWS_PER_ACTOR = 64
 _BYTES_PER_FILE = 32 * 2**20
 _ROWS_PER_FILE = 256
 
@@ -100,6 +102,11 @@ def plan_batch_size(image_size: int, gpu: bool) -> int:
     while size > least and size * image_size**2 > most * 224**2:
         size //= 2
     return size
+
+
+def useful_actors(actors: int, rows: int) -> int:
+    """Return how many of so many actors are worth starting for so many images."""
+    return max(1, min(actors, rows // _ROWS_PER_ACTOR))
 
 
 def plan_rows_per_file(rows: int, bytes_per_row: int, batch_size: int, actors: int) -> int:

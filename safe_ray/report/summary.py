@@ -208,7 +208,7 @@ def read_summary(file: Path) -> list[TaskResult]:
     for index, entry in enumerate(entries):
         try:
             made = TaskResult.from_json(entry)
-            if made.head is not None and not _lies_below(made.head):
+            if made.head is not None and not _lies_in_outputs(made.head):
                 raise InputError(f"head is {made.head!r}, out of its folder: run the sweep again.")
             results.append(made)
         except InputError as error:
@@ -272,9 +272,14 @@ def _value(text: str, value: Any, name: str, where: str) -> Any:
     return value
 
 
-def _lies_below(path: str) -> bool:
-    """Whether a relative path cannot lead out of the folder that it starts from."""
-    return all(map(is_plain_name, path.split("/")))
+def _lies_in_outputs(path: str) -> bool:
+    """Whether a relative path leads to what a summary's folder holds, or to a folder beside it.
+
+    The summary of a suite names the heads of the sweeps beside it.
+    """
+    first, *rest = path.split("/")
+    parts = rest if first == ".." and len(rest) > 1 else [first, *rest]
+    return all(map(is_plain_name, parts))
 
 
 def _check_methods(test: TestResult, method: str, where: str) -> None:

@@ -20,6 +20,8 @@ _REMEDY = {
     "input": "the same command tries again",
     "error": "the same command tries again",
     "died": "the same command tries again",
+    "node": "the same command tries again",
+    "blind": "see to it that the nodes see storage, and give the same command again",
 }
 
 

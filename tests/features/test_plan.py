@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safe_ray.errors import InputError
-from safe_ray.features.plan import plan_actors, plan_batch_size, plan_rows_per_file
+from safe_ray.features.plan import plan_actors, plan_batch_size, plan_rows_per_file, useful_actors
 
 
 def test_two_cores_are_two_actors_and_room_to_decode() -> None:
@@ -56,6 +56,11 @@ def test_more_actors_than_fit_are_refused(
 def test_a_cluster_without_processors_is_refused() -> None:
     with pytest.raises(InputError, match="has no CPU"):
         plan_actors([{"memory": 1e9}])
+
+
+@pytest.mark.parametrize(("rows", "actors"), [(1, 1), (127, 1), (128, 2), (10_000, 8)])
+def test_few_images_start_few_actors(rows: int, actors: int) -> None:
+    assert useful_actors(8, rows) == actors
 
 
 def test_larger_images_come_in_smaller_batches() -> None:

@@ -283,8 +283,8 @@ class SealedUntilSearched(dict):
 
 check_images, test = begin.check_images, sweep.run_final_test
 
-def check_then_seal(config, manifests, episodes, watch):
-    images = check_images(config, manifests, episodes, watch)
+def check_then_seal(config, manifests, *arguments):
+    images = check_images(config, manifests, *arguments)
     for manifest in manifests.values():
         manifest.tables["test"] = Sealed()
     object.__setattr__(images, "tests", SealedUntilSearched(images.tests))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from ray.tune.search import Searcher
+from ray.tune.utils import flatten_dict
 
 from safe_ray.heads.artifact import WEIGHTS_FILE, load_head
 from safe_ray.search.choosing import ResultId, choose
-from safe_ray.search.failures import Failure
+from safe_ray.search.failures import Failure, Kind
 from safe_ray.search.searcher import FAILURE, BankSearcher
-from safe_ray.sweep.winners import Decision, decide, describe_missing, discard_damaged
+from safe_ray.sweep.winners import Decision, decide, describe_missing, discard_damaged, remedied
 from safe_ray.training.job import BankJob, run_bank
 from safe_ray.training.outcome import OUTCOME, BankOutcome
 from tests.search.outcomes import SAFE, outcome_of
@@ -33,7 +34,7 @@ def search(folder: Path, ends: dict[ResultId, Any]) -> BankSearcher:
         job = BankJob.from_json(config["job"])
         end = ends.get(ResultId(job.task_id, "safe"), "finished")
         if isinstance(end, Failure):
-            searcher.on_trial_result(trial, {FAILURE: end.to_json()})
+            searcher.on_trial_result(trial, flatten_dict({FAILURE: end.to_json()}))
         else:
             failed = range(len(job.candidates)) if end == "diverged" else ()
             outcome_of(job.candidates, job.bank, job.task_id, failed).save(job.folder)
@@ -64,6 +65,11 @@ def test_a_search_that_a_full_disk_ended_has_no_winner_for_a_task_half_searched(
         "Could not write /x (No space left on device): free some space, and give the same command "
         "again to go on)"
     )
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_each_kind_of_failure_has_a_remedy(kind: Kind) -> None:
+    assert remedied(Failure(kind, "it failed")).startswith("it failed: ")
 
 
 @pytest.mark.parametrize(("tasks", "beginning"), [(1, "1 of 1 task w"), (9, "1 of 9 tasks w")])
