@@ -8,7 +8,7 @@ from pathlib import Path
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import is_uri, resolve_path
 from safe_ray.heads.artifact import CARD_FILE
-from safe_ray.report.summary import SUMMARY_FILE, TaskResult, read_summary
+from safe_ray.report.summary import SUMMARY_FILE, TaskResult, read_summary, task_id
 
 MODELS = "models:/"
 _SHOWN = 12
@@ -45,11 +45,6 @@ def find_head(text: str) -> Path:
         f"There is no head in {folder}: name a folder that holds {CARD_FILE}, the folder of a "
         f"sweep that has ended, or {MODELS}<name>@best."
     )
-
-
-def task_id(result: TaskResult) -> str:
-    """Return the name of an entry's task."""
-    return f"{result.dataset}-{result.shots}shot-seed{result.seed}"
 
 
 def _of_sweep(sweep: Path, inside: Sequence[str]) -> Path:

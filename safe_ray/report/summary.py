@@ -179,6 +179,11 @@ class TaskResult:
         return made
 
 
+def task_id(result: TaskResult) -> str:
+    """Return the name of an entry's task."""
+    return f"{result.dataset}-{result.shots}shot-seed{result.seed}"
+
+
 def write_summary(results: Sequence[TaskResult], folder: Path) -> Path:
     """Write `summary.json`, in the order of `in_order`, and return its path."""
     file = folder / SUMMARY_FILE

@@ -8,11 +8,18 @@ import sys
 from pathlib import Path
 
 from safe_ray import job
+from safe_ray.files import is_uri
 from safe_ray.tracking.connection import displayed
 
 
 def closing_lines(
-    folder: Path, store: Path, tracking_uri: str, node: str | None = None, unrecorded: int = 0
+    folder: Path,
+    store: Path,
+    tracking_uri: str,
+    node: str | None = None,
+    unrecorded: int = 0,
+    page: Path | None = None,
+    predict: str | None = None,
 ) -> list[str]:
     """Return where a sweep has left what, one line each.
 
@@ -22,6 +29,8 @@ def closing_lines(
         tracking_uri: where the runs are; a password in it is not repeated.
         node: the name of the node whose paths these are, where that is in question.
         unrecorded: how many records MLflow has not taken.
+        page: the report as a page.
+        predict: the command that classifies an image with a head of the sweep.
     """
     # The journal's module imports Optuna, which is slow, and the commands below are needed early.
     from safe_ray.search.journal import FILE_NAME
@@ -41,7 +50,20 @@ def closing_lines(
     dashboard = program("optuna-dashboard")
     if dashboard is not None:
         entries.append(("studies", f"{dashboard} {shlex.quote(str(folder / FILE_NAME))}"))
+    entries += [("report", str(page))] if page is not None else []
+    entries += [("predict", predict)] if predict is not None else []
     return [f"  {name:<9} {value}" for name, value in entries]
+
+
+def predict_command(head: Path, image: str) -> str:
+    """Return the command that classifies an image with a head.
+
+    Args:
+        head: its folder, or a task's in a sweep's.
+        image: a path or a URI.
+    """
+    shown = shlex.quote(image) if is_uri(image) else _pasted(Path(image))
+    return f"{_python()} -m safe_ray.predict {_pasted(head)} {shown}"
 
 
 def compare_command(tracking_uri: str) -> str:
@@ -57,6 +79,16 @@ def track_command(folder: Path) -> str:
     """Return the command that brings what MLflow has not heard of a sweep."""
     python = _pasted(Path(sys.executable)) if job.is_submitted() else "python"
     return f"{python} -m safe_ray.track {shlex.quote(str(folder))}"
+
+
+def _python() -> str:
+    """Return this Python as a shell started here finds it: by its name, or else by its path.
+
+    Environments' Pythons are links to the same file, so that a file says nothing here.
+    """
+    found = None if job.is_submitted() else shutil.which("python")
+    here = Path(sys.executable)
+    return "python" if found and Path(found).parent == here.parent else _pasted(here)
 
 
 def _is_address(tracking_uri: str) -> bool:

@@ -253,9 +253,11 @@ class Recorder:
         self._writer = writer
         self._recording = recording
         self._facts = facts
+        self._system: Mapping[str, str] = {}
 
     def start(self, system: Mapping[str, str]) -> None:
         """Record the system, and the run of every task and method, before anything fans out."""
+        self._system = dict(system)
         self._writer.put(lambda tracker: tracker.log_system(system))
         for record in self._recording.tasks():
             self._writer.put(record)
@@ -263,6 +265,11 @@ class Recorder:
     def bank(self, job: BankJob) -> None:
         """Record every candidate of a finished bank, for every method that was fitted with it."""
         self._writer.put(self._recording.bank(job))
+
+    def page(self, file: Path) -> None:
+        """Record the report as a page, with what is known of the system that made it."""
+        system = self._system
+        self._writer.put(lambda tracker: tracker.log_page(system, file))
 
     def result(
         self, choice: Choice, test: TaskTest, targets: Mapping[str, TaskTest], head: str | None

@@ -76,6 +76,7 @@ def _record(
     Returns:
         How many records there are, and why those that MLflow has refused were refused.
     """
+    from safe_ray.report.html.page import REPORT_FILE
     from safe_ray.report.parquet import PARQUET_FILE, write_parquet
     from safe_ray.report.summary import SUMMARY_FILE, read_summary, write_summary
     from safe_ray.sweep.recording import Recording, identified
@@ -90,6 +91,9 @@ def _record(
         *recording.banks(),
         *map(recording.result, results),
     ]
+    page = folder / REPORT_FILE
+    if page.is_file() and tracked.systems:
+        records.append(_page(tracked.systems[-1], page))
     progress = reporter.phase("recording")
     refused: list[str] = []
     for number, record in enumerate(records, start=1):
@@ -149,6 +153,10 @@ def _uri(tracked: Tracked, tracking: TrackingConfig, folder: Path) -> str:
 
 def _system(facts: Any) -> Record:
     return lambda tracker: tracker.log_system(facts)
+
+
+def _page(facts: Any, file: Path) -> Record:
+    return lambda tracker: tracker.log_page(facts, file)
 
 
 def _patiently(

@@ -16,6 +16,9 @@ sweep has left there: so a driver may be killed at any point and started again.
     optuna-journal.log     see `safe_ray.search.journal`
     summary.json, results.parquet, results.md
     correct.parquet        which test images each result has right
+    confusion.parquet      which classes each result takes for which
+    looks.parquet          some test images, and where the poolings look in them
+    report.html            all of it as a page
 """
 
 from __future__ import annotations
@@ -36,17 +39,20 @@ from safe_ray.config import SweepConfig
 from safe_ray.features.extract import Precision, resolve_precision
 from safe_ray.job import is_submitted
 from safe_ray.progress import Reporter
+from safe_ray.report.confusion import write_confusions
 from safe_ray.report.correct import write_correct
+from safe_ray.report.looks import write_looks
 from safe_ray.report.parquet import PARQUET_FILE, write_parquet
-from safe_ray.report.summary import TaskResult, write_summary
+from safe_ray.report.summary import TaskResult, task_id, write_summary
 from safe_ray.report.tables import print_table, write_report
 from safe_ray.search.groups import described, groups_of
 from safe_ray.sweep.begin import Admitted
 from safe_ray.sweep.claim import Claim
-from safe_ray.sweep.closing import closing_lines
+from safe_ray.sweep.closing import closing_lines, predict_command
 from safe_ray.sweep.extraction import check_store, extract_support
 from safe_ray.sweep.final_test import columns_of_targets, run_final_test
 from safe_ray.sweep.images import check_unchanged
+from safe_ray.sweep.page import try_page
 from safe_ray.sweep.plan import decided, decisions
 from safe_ray.sweep.precision import check_precisions, precision_of_first_task
 from safe_ray.sweep.recording import Recorder, Recording, identified
@@ -70,6 +76,8 @@ class SweepSummary:
         missing: why each without a result has none, by its name.
         tracking_uri: where the runs are.
         unrecorded: how many records MLflow has not taken.
+        page: the report as a page, if it could be made.
+        example: a test image for a person to try a head with.
     """
 
     folder: Path
@@ -78,6 +86,8 @@ class SweepSummary:
     missing: Mapping[str, str]
     tracking_uri: str
     unrecorded: int = 0
+    page: Path | None = None
+    example: str | None = None
 
 
 def run_admitted(
@@ -140,7 +150,7 @@ def run_admitted(
     decision = search_winners(claim, facts, groups, backbone, plan, recorder, reporter)
     if config.search.refit:
         decision = refit_winners(config, facts, decision, plan, reporter)
-    results, correct = run_final_test(
+    tested = run_final_test(
         config, facts, backbone, decision, images.tests, columns, recorder, reporter
     )
     missing = {
@@ -148,15 +158,30 @@ def run_admitted(
     }
     # MLflow may be slow to take what is queued, or lost: the report does not wait for it.
     files: Sequence[Path] = ()
-    results = list(identified(results, len(config.method), writer.run_id))
+    page = None
+    results = list(identified(tested.results, len(config.method), writer.run_id))
     if results:
-        print_table(results, correct=correct)
+        print_table(results, correct=tested.correct)
         sys.stdout.flush()
         files = [
-            *write_report(results, config.outputs, sorted(missing), correct),
-            write_correct(correct, config.outputs),
+            *write_report(results, config.outputs, sorted(missing), tested.correct),
+            write_correct(tested.correct, config.outputs),
+            write_confusions(tested.confusions, config.outputs),
+            write_looks(tested.looks, config.outputs),
         ]
-    return SweepSummary(config.outputs, tuple(results), tuple(files), missing, writer.tracker.uri)
+        page = try_page(config.outputs, sorted(missing))
+        if page is not None:
+            files = [*files, page]
+            recorder.page(page)
+    return SweepSummary(
+        config.outputs,
+        tuple(results),
+        tuple(files),
+        missing,
+        writer.tracker.uri,
+        page=page,
+        example=tested.example,
+    )
 
 
 def _recorder(
@@ -224,6 +249,20 @@ def print_where(config: SweepConfig, result: SweepSummary, seconds: float) -> No
     print(f"Done in {seconds:.0f} s.")
     node = socket.gethostname() if is_submitted() else None
     lines = closing_lines(
-        result.folder, config.features.store, result.tracking_uri, node, result.unrecorded
+        result.folder,
+        config.features.store,
+        result.tracking_uri,
+        node,
+        result.unrecorded,
+        page=result.page,
+        predict=_predict(result),
     )
     print("\n".join(lines))
+
+
+def _predict(result: SweepSummary) -> str | None:
+    """Return the command that classifies an image with a head of the sweep, if it keeps one."""
+    with_head = next((entry for entry in result.results if entry.head is not None), None)
+    if with_head is None or result.example is None:
+        return None
+    return predict_command(result.folder / task_id(with_head), result.example)

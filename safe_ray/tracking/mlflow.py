@@ -172,15 +172,28 @@ class Tracker:
 
         Other facts, after an upgrade or on another machine, get a run of their own.
         """
-        digest = digest_of(json.dumps(dict(facts), sort_keys=True).encode())
         client = self._opened()
         with self._telling("record the system's versions"):
-            wanted = {SWEEP: self.sweep, KIND: "sweep", FACTS: digest}
-            found = find_runs(client, self.experiment_id, wanted)
-            known = known_of(found[-1]) if found else self._create("system", wanted)
+            known = self._system_run(client, facts)
             if not known.ended:
                 log_batches(client, known, facts, [])
                 client.set_terminated(known.run_id, "FINISHED")
+
+    def log_page(self, facts: Mapping[str, str], file: Path) -> None:
+        """Store a file, such as the report as a page, with the run that holds these facts.
+
+        A file of the same name takes the place of an earlier one.
+        """
+        client = self._opened()
+        with self._telling("store the report"):
+            if file.is_file():
+                client.log_artifact(self._system_run(client, facts).run_id, str(file))
+
+    def _system_run(self, client: MlflowClient, facts: Mapping[str, str]) -> Known:
+        digest = digest_of(json.dumps(dict(facts), sort_keys=True).encode())
+        wanted = {SWEEP: self.sweep, KIND: "sweep", FACTS: digest}
+        found = find_runs(client, self.experiment_id, wanted)
+        return known_of(found[-1]) if found else self._create("system", wanted)
 
     def start_task(
         self,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from safe_ray.report.confusion import Confusion
 from safe_ray.report.looks import LookedAt
-from safe_ray.report.summary import TaskResult
+from safe_ray.report.summary import TaskResult, task_id
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ class TaskStory:
     @property
     def name(self) -> str:
         """The task's id."""
-        first = self.results[0]
-        return f"{first.dataset}-{first.shots}shot-seed{first.seed}"
+        return task_id(self.results[0])
 
     @property
     def shown(self) -> TaskResult:

@@ -23,12 +23,12 @@ th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid var(--line);w
 thead th{color:var(--soft);font-weight:600;border-bottom:2px solid var(--line)}
 tbody th,th.text,td.text{text-align:left;font-weight:500}
 tr.average>*{font-weight:700;border-top:2px solid var(--line)}
-figure{margin:0;padding:.75rem;background:var(--card);border:1px solid var(--line);border-radius:8px;
-min-width:0}
+figure{margin:0;padding:.75rem;background:var(--card);border:1px solid var(--line);
+border-radius:8px;min-width:0}
 figcaption{margin-top:.4rem}
-.figures{display:grid;gap:.75rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr))}
-.pair{display:grid;gap:.75rem 1.5rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));
-margin:.75rem 0}
+.figures,.pair{display:grid;gap:.75rem;
+grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr))}
+.pair{column-gap:1.5rem;margin:.75rem 0}
 .wide{margin-top:.75rem}
 .plot{display:block;width:100%;max-width:30rem;height:auto;font:11px system-ui,sans-serif}
 .plot text{fill:var(--soft)}
@@ -44,7 +44,8 @@ margin:.75rem 0}
 rect.right{fill:var(--accent)}
 rect.wrong{fill:var(--bad)}
 .matrix td,.matrix th{padding:.15rem .35rem;border:0}
-.matrix td{min-width:2.1rem;text-align:center;background:color-mix(in srgb,currentColor 4%,transparent)}
+.matrix td{min-width:2.1rem;text-align:center;
+background:color-mix(in srgb,currentColor 4%,transparent)}
 .matrix thead th{text-align:center}
 .matrix td.right[style]{background:color-mix(in srgb,var(--accent) var(--v),transparent)}
 .matrix td.wrong[style]{background:color-mix(in srgb,var(--bad) var(--v),transparent)}
