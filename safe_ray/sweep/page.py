@@ -55,7 +55,8 @@ def try_page(folder: Path, missing: Sequence[str] = ()) -> Path | None:
     """
     try:
         return make_page(folder, missing=missing)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the sweep has ended well
+    # Whatever it is.
+    except Exception as error:
         print(
             f"The report could not be made as a page ({first_line(error)}): the tables are whole, "
             f"and `python -m safe_ray.report {folder}` tries again.",

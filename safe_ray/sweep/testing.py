@@ -113,6 +113,7 @@ def run_tests(
         rows_at_once: test samples whose maps are in memory at once.
         columns: which of the tasks' classes the labels count through, for a target that has not
             all of them or has them in another order; None is all, in their own order.
+        wanted: of which tasks pictures are wanted, by task id.
 
     Returns:
         What was found of each task, by task id.

@@ -21,6 +21,7 @@ LINES = 32
 MATRIX_AS_TABLE, MATRIX_AS_PICTURE = 20, 60
 """Up to how many classes what was taken for what is a table with numbers, and a picture."""
 
+_LONGEST_NAME = 26
 _LOGARITHMIC = frozenset({"lr", "key_lr", "weight_decay", "rank"})
 
 
@@ -229,13 +230,15 @@ def _cell(count: int, share: float, diagonal: bool) -> Markup:
 
 
 def _picture(label: str, names: Sequence[str], shares: np.ndarray) -> Markup:
-    size, cell = len(names), 8
+    """Return the matrix as squares, with the names of the rows beside them."""
+    cell, beside = 8, 92
+    side = len(names) * cell
     squares = [
         tag(
             "rect",
             tag("title", f"{names[i]} as {names[j]}: {100 * shares[i, j]:.0f}%"),
-            x=j * cell,
-            y=i * cell,
+            x=beside + int(j) * cell,
+            y=int(i) * cell,
             width=cell,
             height=cell,
             fill_opacity=f"{0.1 + 0.9 * float(shares[i, j]):.2f}",
@@ -243,14 +246,22 @@ def _picture(label: str, names: Sequence[str], shares: np.ndarray) -> Markup:
         )
         for i, j in zip(*np.nonzero(shares), strict=True)
     ]
-    side = number(size * cell)
-    frame = tag("rect", width=side, height=side, class_="frame")
+    rows = [
+        tag("text", _short(name), x=beside - 3, y=place * cell + 6, text_anchor="end")
+        for place, name in enumerate(names)
+    ]
+    frame = tag("rect", x=beside, width=side, height=side, class_="frame")
     return tag(
         "svg",
+        tag("g", rows, class_="names"),
         squares,
         frame,
-        viewBox=f"-1 -1 {size * cell + 2} {size * cell + 2}",
+        viewBox=f"0 -1 {beside + side + 1} {side + 2}",
         role="img",
         aria_label=label,
-        class_="plot",
+        class_="plot matrix-picture",
     )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"

@@ -206,26 +206,29 @@ def _task(story: TaskStory, place: int, detail: Detail) -> Markup:
 
 
 def _results(story: TaskStory) -> Markup:
-    def cells(title: str, result: TaskResult, method: str, chosen: str) -> Sequence[Child]:
+    def cells(title: str, result: TaskResult, method: str) -> Sequence[Child]:
         test = result.test
         shown = [test.accuracy, test.mean_per_class, test.ece]
-        return [title, *(f"{100 * figures[method]:.1f}" for figures in shown), chosen]
+        return [title, *(f"{100 * figures[method]:.1f}" for figures in shown)]
 
     first = story.results[0]
-    rows = [cells("zero-shot", first, ZERO_SHOT, "")]
-    rows += [
-        cells(
-            result.title,
-            result,
-            result.method,
-            ", ".join(f"{name} {value:.3g}" for name, value in result.best.items()),
+    others = [result for result in story.results if result.method != ZERO_SHOT]
+    rows = [cells("zero-shot", first, ZERO_SHOT)]
+    rows += [cells(result.title, result, result.method) for result in others]
+    names = ["method", "accuracy, %", "mean per class, %", "calibration error, %"]
+    caption = f"The test images of {first.dataset}"
+    chosen = [
+        tag(
+            "p",
+            f"{result.title} was chosen with "
+            + ", ".join(f"{name} {value:.3g}" for name, value in result.best.items())
+            + ".",
+            class_="soft",
         )
-        for result in story.results
-        if result.method != ZERO_SHOT
+        for result in others
+        if result.best
     ]
-    names = ["method", "accuracy, %", "mean per class, %", "calibration error, %", "chosen"]
-    left = frozenset({"method", "chosen"})
-    return table(f"The test images of {first.dataset}", names, [(r, None) for r in rows], left)
+    return joined([table(caption, names, [(row, None) for row in rows]), chosen])
 
 
 def _method(story: TaskStory, result: TaskResult, detail: Detail) -> Markup | None:

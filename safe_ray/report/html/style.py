@@ -28,7 +28,10 @@ border-radius:8px;min-width:0}
 figcaption{margin-top:.4rem}
 .figures,.pair{display:grid;gap:.75rem;
 grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr))}
-.pair{column-gap:1.5rem;margin:.75rem 0}
+.pair{grid-template-columns:repeat(auto-fit,minmax(min(100%,25rem),1fr));column-gap:1.5rem;
+margin:.75rem 0}
+.names{font-size:6.5px}
+.matrix-picture{max-width:44rem}
 .wide{margin-top:.75rem}
 .plot{display:block;width:100%;max-width:30rem;height:auto;font:11px system-ui,sans-serif}
 .plot text{fill:var(--soft)}

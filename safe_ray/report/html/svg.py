@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from safe_ray.report.html.tags import Child, Markup, number, tag
 
 WIDTH, HEIGHT = 360, 230
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 38
+LEFT, RIGHT, TOP, BOTTOM = 50, 10, 12, 38
 
 
 @dataclass(frozen=True)

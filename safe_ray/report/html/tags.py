@@ -18,7 +18,7 @@ Child = object
 """A `Markup`, an iterable of children, None, or anything else, which is escaped as text."""
 
 
-def tag(name: str, *children: Child, **attributes: object) -> Markup:
+def tag(name: str, /, *children: Child, **attributes: object) -> Markup:
     """Return an element.
 
     Args:
