@@ -10,7 +10,7 @@ import numpy as np
 from safe_ray.report.confusion import Confusion
 from safe_ray.report.html.story import Candidate
 from safe_ray.report.html.svg import axis_of, dot, line, plot, thinned
-from safe_ray.report.html.tags import Child, Markup, number, tag
+from safe_ray.report.html.tags import Child, Markup, tag
 
 POINTS = 50
 """A line has at most as many points: a row of a hundred steps looks the same."""
@@ -59,7 +59,9 @@ def knob_figure(title: str, candidates: Sequence[Candidate], samples: int) -> Ma
     marks, chosen = [], None
     for candidate in sorted(shown, key=lambda c: c.chosen):
         curve = candidate.curves[knob]
-        at = thinned(len(curve.values), POINTS)
+        # The choice lies on its line, which therefore has all of its points.
+        count = len(curve.values)
+        at = thinned(count, count if candidate.chosen else POINTS)
         points = [(curve.values[i], curve.accuracy[i]) for i in at]
         marks.append(line(x, y, points, "chosen" if candidate.chosen else "other"))
         if candidate.chosen and candidate.accuracy is not None:

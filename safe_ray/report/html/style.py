@@ -31,7 +31,7 @@ grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr))}
 .pair{grid-template-columns:repeat(auto-fit,minmax(min(100%,25rem),1fr));column-gap:1.5rem;
 margin:.75rem 0}
 .names{font-size:6.5px}
-.matrix-picture{max-width:44rem}
+.plot.matrix-picture{max-width:44rem}
 .wide{margin-top:.75rem}
 .plot{display:block;width:100%;max-width:30rem;height:auto;font:11px system-ui,sans-serif}
 .plot text{fill:var(--soft)}
@@ -61,5 +61,6 @@ color:var(--soft)}
 nav ol{columns:17rem;padding-left:1.5rem;margin:.5rem 0}
 .skip{position:absolute;left:-99rem}
 .skip:focus{position:static}
+@media(max-width:40rem){th,td{padding:.3rem .35rem}.pair :is(th,td){white-space:normal}}
 @media print{figure,tr{break-inside:avoid}}
 """.strip()
