@@ -24,6 +24,7 @@ FILES = (
     "accuracy_over_shots.svg",
     "critical_difference.png",
     "critical_difference.svg",
+    "report.html",
 )
 
 

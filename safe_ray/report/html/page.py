@@ -91,11 +91,11 @@ def render(page: Page, largest: int = LARGEST) -> str:
 def document(page: Page, detail: Detail = DETAILS[0]) -> str:
     """Return the page with so many details."""
     body = (
-        tag("a", "To the tasks", href="#tasks", class_="skip"),
-        tag("header", tag("h1", page.title), tag("p", _opening(page))),
+        tag("a", "To the tasks", href="#tasks", class_="skip") if page.stories else None,
+        tag("header", tag("h1", page.title), tag("p", _opening(page)) if page.results else None),
         tag(
             "main",
-            _tables(page),
+            accuracy_part(page.results, page.correct) if page.results else None,
             page.extra,
             tag("p", f"Without a result: {', '.join(page.missing)}.") if page.missing else None,
             tag("p", detail.without, class_="soft") if detail.without else None,
@@ -121,15 +121,25 @@ def _opening(page: Page) -> str:
     return f"{tasks} task{'s' * (tasks != 1)} with {', '.join(methods)} on {backbones}."
 
 
-def _tables(page: Page) -> Markup:
-    outcomes = Outcomes(page.correct) if page.correct else None
-    parts = sections(page.results, outcomes)
-    names = [name for name, _ in columns_of(page.results)]
+def accuracy_part(
+    results: Sequence[TaskResult],
+    correct: Sequence[Correct] = (),
+    heading: str = "Test accuracy",
+) -> Markup:
+    """Return the section with the tables of a sweep, which are those of its `results.md`.
+
+    Args:
+        results: an entry a task and method.
+        correct: which test images were right, for the intervals.
+        heading: of the section.
+    """
+    parts = sections(results, Outcomes(correct) if correct else None)
+    names = [name for name, _ in columns_of(results)]
     return tag(
         "section",
-        tag("h2", "Test accuracy"),
+        tag("h2", heading),
         (_section(part, names) for part in parts),
-        (tag("p", note, class_="soft") for note in notes(page.results, parts)),
+        (tag("p", note, class_="soft") for note in notes(results, parts)),
     )
 
 

@@ -58,6 +58,7 @@ color:var(--soft)}
 .panels svg{display:block;width:100%;height:auto;border-radius:4px}
 .good{color:var(--good);font-weight:600}
 .bad{color:var(--bad);font-weight:600}
+.drawing{display:block;max-width:100%;height:auto;background:#fff;border-radius:4px}
 nav ol{columns:17rem;padding-left:1.5rem;margin:.5rem 0}
 .skip{position:absolute;left:-99rem}
 .skip:focus{position:static}
