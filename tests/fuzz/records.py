@@ -25,7 +25,9 @@ from safe_ray.files import write_record
 from safe_ray.heads.artifact import CARD_FILE, WEIGHTS_FILE, load_head, save_head
 from safe_ray.heads.optimiser import Moments
 from safe_ray.methods.base import make_method
+from safe_ray.report.confusion import Confusion, count_pairs, read_confusions, write_confusions
 from safe_ray.report.correct import Correct, read_correct, write_correct
+from safe_ray.report.looks import LookedAt, read_looks, write_looks
 from safe_ray.report.parquet import write_parquet
 from safe_ray.report.summary import read_summary, write_summary
 from safe_ray.search.choosing import choose
@@ -283,6 +285,19 @@ def _make_correct(folder: Path) -> None:
     write_correct(rows, folder)
 
 
+def _make_confusions(folder: Path) -> None:
+    pairs = count_pairs(np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2]), 3)
+    names = ("cat", "dog", "hen")
+    write_confusions([Confusion("pets", 1, 2, m, names, *pairs) for m in ("safe", "x")], folder)
+
+
+def _make_looks(folder: Path) -> None:
+    weights = np.full((2, 2), 0.25, np.float32)
+    said = ("dog", 0.5, "cat", 0.75)
+    row = LookedAt("pets", 1, 2, "safe", "0.png", "cat", *said, weights, weights, b"RIFF")
+    write_looks([row, row], folder)
+
+
 def _make_results(folder: Path) -> None:
     results = [result(), result(dataset="pets", method="zero_shot", accuracy=0.5)]
     write_parquet(results, folder / "results.parquet")
@@ -316,6 +331,8 @@ READERS = (
     Reader("inventory", _make_inventory, _read_inventory, share=3),
     Reader("frozen split", _make_frozen, _read_frozen, share=3),
     Reader("correct.parquet", _make_correct, read_correct, share=3),
+    Reader("confusion.parquet", _make_confusions, read_confusions, share=2),
+    Reader("looks.parquet", _make_looks, read_looks, share=2),
     Reader("results.parquet", _make_results, lambda f: merge([(f, read_rows(f))]), share=3),
     Reader("summary.json", _make_summary, read_summary, share=4),
     Reader("weights", _make_tensors, _read_weights, own=False, share=2),

@@ -45,5 +45,5 @@ def test_weights_that_are_none_are_refused(tmp_path: Path, weights: bytes) -> No
     table = pq.read_table(file)
     entry = {**table.to_pylist()[0], "tuned": weights}
     pq.write_table(pa.Table.from_pylist([entry], schema=table.schema), file)
-    with pytest.raises(InputError, match="row 0 of .* no square of weights"):
+    with pytest.raises(InputError, match=r"row 0 of .* no square of weights"):
         read_looks(tmp_path)

@@ -19,7 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from safe_ray.job import VARIABLE
 from safe_ray.search.journal import FILE_NAME
-from safe_ray.sweep.closing import closing_lines, compare_command, program
+from safe_ray.sweep.closing import closing_lines, compare_command, predict_command, program
 
 BIN = Path(sys.executable).parent
 ELSEWHERE = os.pathsep.join(
@@ -140,6 +140,22 @@ def test_a_databases_password_is_left_to_the_person(tmp_path: Path):
     assert "secret" not in "".join(lines)
     assert said(lines, "compare").endswith(" --backend-store-uri 'postgresql://me:***@host/db'")
     assert "with the password in place of ***" in "\n".join(lines)
+
+
+def test_the_last_lines_are_the_report_and_a_command_that_predicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    page, head = tmp_path / "a b" / "report.html", tmp_path / "a b" / "task"
+    for path, python in ((str(BIN), "python"), (ELSEWHERE, str(BIN / "python"))):
+        monkeypatch.setenv("PATH", path)
+        command = predict_command(head, str(tmp_path / "a b" / "example.png"))
+        assert command == f"{python} -m safe_ray.predict 'a b/task' 'a b/example.png'"
+        lines = closing_lines(tmp_path, tmp_path, "http://tracker", page=page, predict=command)
+        assert lines[-2:] == [f"  report    {page}", f"  predict   {command}"]
+    assert predict_command(head, "s3://photos/a b.png").endswith(
+        " 'a b/task' 's3://photos/a b.png'"
+    )
 
 
 def test_in_a_job_the_node_is_named(tmp_path: Path):

@@ -23,9 +23,14 @@ from open_clip.factory import add_model_config
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from safe_ray.comparison.command import main as compare
 from safe_ray.prediction.command import main as predict
+from safe_ray.report.confusion import read_confusions
+from safe_ray.report.looks import read_looks
 from safe_ray.specs import BackboneSpec, DatasetSpec
+from safe_ray.sweep.page import make_page
 from tests.conftest import SOME_SHAPES, TINY_MODEL
+from tests.report.html.pages import check_accessible, read
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +104,74 @@ def test_it_prints_a_table_and_where_everything_is(finished: tuple[Path, str]) -
     assert f"mlflow ui --backend-store-uri sqlite:///{storage}/mlflow.db" in printed
     for name in ("summary.json", "results.parquet", "results.md", "optuna-journal.log"):
         assert (storage / "outputs" / "trial" / name).exists()
+
+
+def last_line(printed: str, name: str) -> str:
+    [line] = [line for line in printed.splitlines() if line.split()[:1] == [name]]
+    return line.strip().removeprefix(name).strip()
+
+
+def test_it_ends_with_a_page_of_its_results(finished: tuple[Path, str]) -> None:
+    storage, printed = finished
+    sweep = storage / "outputs" / "trial"
+    assert last_line(printed, "report") == str(sweep / "report.html")
+    text = (sweep / "report.html").read_text()
+    page = read(text)
+    check_accessible(page)
+    assert len(text) < 500_000
+    shown = [row.all("td") for row in page.all("tr")]
+    cells = {tuple(cell.text for cell in row) for row in shown}
+    for entry in summary_of(storage):
+        for name in ("zero_shot", "safe"):
+            figures = (entry["test"], entry["test_mean_per_class"], entry["test_ece"])
+            assert tuple(f"{100 * figure[name]:.1f}" for figure in figures) in cells
+    classes = ["figures", "matrix", "looks"]
+    assert [text.count(f'class="{name}"') for name in classes] == [2, 2, 2]
+    # Six images of each of five classes, of which four each fit.
+    assert text.count('<figure class="look">') == 2 * 5 * 4
+    assert "no picture" not in text
+
+
+def test_the_page_counts_what_the_summary_says(finished: tuple[Path, str]) -> None:
+    storage, _ = finished
+    found = {(c.seed, c.method): c for c in read_confusions(storage / "outputs" / "trial")}
+    for entry in summary_of(storage):
+        for name in ("zero_shot", "safe"):
+            counted = found[entry["seed"], name]
+            assert int(counted.count.sum()) == entry["test_samples"]
+            assert int(counted.right.sum()) / entry["test_samples"] == entry["test"][name]
+    for one in read_looks(storage / "outputs" / "trial"):
+        assert one.method == "safe"
+        assert one.path.partition("/")[0].replace("_", " ") == one.label
+        assert float(one.original.sum()) == pytest.approx(1, abs=1e-5)
+        assert float(one.tuned.sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_page_is_made_again_as_it_was(finished: tuple[Path, str], tmp_path: Path) -> None:
+    storage, _ = finished
+    sweep = storage / "outputs" / "trial"
+    before = (sweep / "report.html").read_text()
+    assert make_page(sweep, tmp_path / "again.html").read_text() == before
+    assert compare([str(sweep), "--out", str(tmp_path), "--html", str(tmp_path / "b.html")]) == 0
+    again = read((tmp_path / "b.html").read_text())
+    check_accessible(again)
+    assert "Comparison of methods" in [heading.text for heading in again.all("h2")]
+
+
+def test_the_command_that_it_ends_with_predicts(finished: tuple[Path, str]) -> None:
+    _, printed = finished
+    done = subprocess.run(
+        last_line(printed, "predict"),
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    header, row = done.stdout.splitlines()
+    assert header == "path,class,probability,error"
+    assert row.split(",")[0].endswith("example.png")
 
 
 def test_predicting_says_what_the_test_report_says(
@@ -186,6 +259,8 @@ def test_every_head_is_a_run_with_its_curves_and_its_artifact(
             assert len(client.get_metric_history(child.info.run_id, curve)) == 101
         files = {f.path for f in client.list_artifacts(child.info.run_id, "head")}
         assert files == {"head/head.safetensors", "head/head.json"}
+    [system] = [r for r in runs if r.data.tags["safe_ray.kind"] == "sweep"]
+    assert [f.path for f in client.list_artifacts(system.info.run_id)] == ["report.html"]
     for entry in summary_of(storage):
         task = client.get_run(entry["mlflow_run_id"])
         metrics = task.data.metrics

@@ -355,6 +355,20 @@ def test_other_versions_of_the_system_get_a_run_of_their_own(uri: str) -> None:
     assert len(all_runs(uri)) == 2
 
 
+def test_a_page_is_an_artifact_of_the_run_of_the_system(uri: str, tmp_path: Path) -> None:
+    page, facts = tmp_path / "report.html", {"torch": "2.14.1"}
+    for content in ("first", "again"):
+        page.write_text(content)
+        tracker = opened(uri)
+        tracker.log_system(facts)
+        tracker.log_page(facts, page)
+    [run] = all_runs(uri)
+    assert run.info.status == "FINISHED"
+    folder = artifacts.download_artifacts(run_id=run.info.run_id, tracking_uri=uri)
+    assert Path(folder, "report.html").read_text() == "again"
+    opened(uri).log_page(facts, tmp_path / "gone.html")
+
+
 def test_the_environments_run_id_moves_nothing(
     uri: str, head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

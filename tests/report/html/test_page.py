@@ -62,7 +62,7 @@ def test_a_task_has_its_figures_for_each_method(page: Node) -> None:
     winner = candidates()[2]
     assert winner.accuracy is not None
     assert (
-        f"Validation accuracy over alpha, one line a candidate (20 images). The choice, marked, is "
+        f"Validation accuracy over alpha, one line a candidate (40 images). The choice, marked, is "
         f"alpha {winner.at['alpha']:.3g} at {100 * winner.accuracy:.1f}%." in captions
     )
     assert any(c.startswith("The 6 candidates by lr and epochs.") for c in captions)
