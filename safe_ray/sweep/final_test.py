@@ -103,7 +103,7 @@ def run_final_test(
         for task_id, test in tested.items():
             _add(found, facts[task_id], test, tests[dataset].table, backbone.preprocessing)
         progress(len(found.results), len(choices), None)
-    first = tests[facts[choices[0].id.task_id].task.dataset].table
+    first = tests[found.results[0].dataset].table
     return replace(found, example=example_image(first, config.outputs))
 
 

@@ -110,15 +110,13 @@ def look_closely(
     """Return where the poolings look in some samples; None if the pooling cannot say it.
 
     Args:
-        maps: `[M, L, C]`, their dense maps.
+        maps: `[M, L, C]`, their dense maps, at least one.
         rows: their places in the test split.
         winner: the method, and the values of its knobs.
         fitted: what it makes of its files.
         task: classifier and original pooling.
         pooling: what the states are of.
     """
-    if not rows:
-        return None
     device = task.classifier.device
     try:
         look = look_at(maps, fitted, winner.at, pooling, task.original, device)

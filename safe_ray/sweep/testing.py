@@ -161,9 +161,10 @@ def run_tests(
         asked = (wanted or {}).get(winner.task_id)
         if asked is not None and asked.method == winner.method.name:
             right = (zero_shot.right, outcome.right)
-            rows = chosen_rows(target.numpy(), *right, classes, asked.images)
-            maps = torch.from_numpy(store.read([samples[row] for row in rows], (0,)))[:, 0]
-            looks[winner.task_id] = look_closely(maps, rows, winner, one, task, facts.pool())
+            shown = chosen_rows(target.numpy(), *right, classes, asked.images)
+            if shown:
+                maps = torch.from_numpy(store.read([samples[row] for row in shown], (0,)))[:, 0]
+                looks[winner.task_id] = look_closely(maps, shown, winner, one, task, facts.pool())
     return {
         task_id: TaskTest(zero_shot, methods, looks.get(task_id))
         for task_id, methods in tests.items()

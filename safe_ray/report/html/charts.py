@@ -22,6 +22,7 @@ MATRIX_AS_TABLE, MATRIX_AS_PICTURE = 20, 60
 """Up to how many classes what was taken for what is a table with numbers, and a picture."""
 
 _LONGEST_NAME = 26
+_FIRST = ("lr", "epochs", "key_lr", "key_epochs")
 _LOGARITHMIC = frozenset({"lr", "key_lr", "weight_decay", "rank"})
 
 
@@ -87,16 +88,14 @@ def candidates_figure(title: str, candidates: Sequence[Candidate]) -> Markup | N
         None if they have nothing that was searched.
     """
     sound = [c for c in candidates if c.accuracy is not None]
-    names = [
-        n
-        for n in dict.fromkeys(name for c in candidates for name in c.values)
-        if len({c.values.get(n) for c in candidates}) > 1
-    ]
-    if not names or not sound:
+    if not sound:
         return None
-    wanted = [name for name in ("lr", "epochs", "key_lr", "key_epochs") if name in names]
-    across, *others = [*wanted, *(n for n in names if n not in wanted)]
-    up = others[0] if others else None
+    # The candidates of a method have the same quantities.
+    names = [n for n in sound[0].values if len({c.values[n] for c in candidates}) > 1]
+    names.sort(key=lambda name: (*_FIRST, name).index(name))
+    if not names:
+        return None
+    across, up = names[0], names[1] if len(names) > 1 else None
 
     def logarithmic(name: str) -> bool:
         return name in _LOGARITHMIC and all(c.values[name] > 0 for c in candidates)
