@@ -92,7 +92,7 @@ class Trunk:
             for row in zip(values.tolist(), places.tolist(), strict=True)
         ]
         return {
-            "method": head.card["method"]["title"],
+            "method": head.card["method"].get("title", ""),
             "alpha": head.at.get("alpha"),
             "predictions": predictions,
             "batch": said["batch"],
@@ -126,7 +126,7 @@ class Trunk:
         _, best = torch.topk(found.probabilities, min(top, len(head.class_names)), dim=-1)
         shown = sorted(set(best.flatten().tolist()))
         return {
-            "method": head.card["method"]["title"],
+            "method": head.card["method"].get("title", ""),
             "alpha": head.at.get("alpha"),
             "alphas": list(found.alphas),
             "classes": [head.class_names[place] for place in shown],
