@@ -86,7 +86,7 @@ def test_a_method_without_a_pooling_of_its_own_looks_where_the_original_does(
 ) -> None:
     method = {"name": "residual", "module": "safe_ray.methods.task_residual", "options": {}}
     state = {"adapter.residual": torch.randn(3, 64)}
-    write_head(tmp_path, tiny_backbone, state, method=method, knobs={})
+    write_head(tmp_path, tiny_backbone, state, method=method, knobs={"ratio": 0.5})
     found = look(Predictor.load(tmp_path), pixels(Predictor.load(tmp_path)))
     assert torch.equal(found.original, found.tuned)
 
