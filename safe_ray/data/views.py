@@ -117,6 +117,24 @@ def evaluation_view(image: Image.Image, preprocessing: Preprocessing) -> torch.T
     return functional.pil_to_tensor(resized)
 
 
+def seen_box(size: tuple[int, int], resize_mode: str) -> tuple[int, int, int, int]:
+    """Return which part of an image its evaluation view shows.
+
+    Args:
+        size: width and height of the image.
+        resize_mode: of the preprocessing.
+
+    Returns:
+        Left, top, right and bottom in pixels of the image; of a padded view they lie beyond it.
+    """
+    width, height = size
+    if resize_mode == "squash":
+        return 0, 0, width, height
+    side = max(size) if resize_mode == "longest" else min(size)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
 def augmented_view(
     image: Image.Image, preprocessing: Preprocessing, sample: str, view: int
 ) -> torch.Tensor:

@@ -98,6 +98,22 @@ class Pooling(Protocol):
         """
         ...
 
+    def attention(self, tokens: Tensor, state: HeadState) -> Tensor:
+        """Return how much each token of the map counts in what each head of attention pools.
+
+        A token that is made of others, such as their mean, counts as they do: its weight is
+        theirs, in the shares in which it is made of them. So the weights of a map add up to 1.
+
+        Args:
+            tokens: as `prepare` returns them, of N maps.
+            state: with a leading axis of K.
+
+        Returns:
+            `[K, N, H, L]`, not negative, in the dtype of the tokens: of K states, N maps, H heads
+            of attention and the L tokens of the map.
+        """
+        ...
+
     def activation_bytes(self, state: HeadState, batch_size: int) -> int:
         """Return about how many bytes one head keeps between a step's forward and backward pass."""
         ...

@@ -87,6 +87,10 @@ class LowRank:
         shared = {name: tensor[0] for name, tensor in state.items() if name not in factors}
         return self.base.pool_low_rank(tokens, shared, factors)
 
+    def attention(self, tokens: Tensor, state: HeadState) -> Tensor:
+        """See `Pooling`."""
+        return self.base.attention(tokens, merged(state))
+
     def activation_bytes(self, state: HeadState, batch_size: int) -> int:
         """See `Pooling`; weights that have to be merged, and their gradients, are on top."""
         merging = not isinstance(self.base, SharedProducts)

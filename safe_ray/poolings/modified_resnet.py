@@ -100,6 +100,16 @@ class AttentionPool:
         """See `safe_ray.poolings.low_rank.SharedProducts`."""
         return pool_low_rank(tokens, shared, factors, self.num_heads)
 
+    def attention(self, tokens: Tensor, state: HeadState) -> Tensor:
+        """See `Pooling`; the mean token's weight falls on all tokens of the map alike.
+
+        That is what it comes to in the pooled value, but for the tokens' positions. To leave it out
+        instead would show two heads as equal of which one looks at the whole map and one does not.
+        """
+        weights = attend(tokens, state, self.num_heads)  # [K, H, N, L + 1]
+        grid = weights[..., 1:]
+        return (grid + weights[..., :1] / grid.shape[-1]).transpose(1, 2)
+
     def activation_bytes(self, state: HeadState, batch_size: int) -> int:
         """See `Pooling`."""
         width = state["positional_embedding"].shape[-1]
@@ -161,6 +171,42 @@ def with_mean_token(maps: Tensor) -> Tensor:
     return tokens
 
 
+def attend(tokens: Tensor, state: HeadState, num_heads: int) -> Tensor:
+    """Return the weights that every head of a bank gives the tokens.
+
+    Args:
+        tokens: as for `pool_bank`.
+        state: as for `pool_bank`.
+        num_heads: attention heads of the pooling.
+
+    Returns:
+        `[K, H, N, L + 1]`, which add up to 1, the mean token's first.
+    """
+    position = state["positional_embedding"]
+    candidates, length, width = position.shape
+    samples = tokens.shape[0]
+    depth = width // num_heads
+
+    mean_token = tokens[:, 0] + position[:, :1]  # [K, N, C]
+    query = torch.baddbmm(
+        state["q_proj.bias"].unsqueeze(1), mean_token, state["q_proj.weight"].transpose(1, 2)
+    )
+    query = query * (1.0 / math.sqrt(depth))
+    query = query.view(candidates, samples, num_heads, depth).transpose(1, 2)
+    key_weight = state["k_proj.weight"].view(candidates, num_heads, depth, width)
+    absorbed = query @ key_weight  # [K, H, N, C]
+
+    # Token scores are one product a sample over all candidates and heads; the positional part is
+    # the same for every sample, so it is one product a candidate.
+    per_sample = absorbed.permute(2, 0, 1, 3).reshape(samples, candidates * num_heads, width)
+    token_scores = torch.bmm(per_sample, tokens.transpose(1, 2))
+    token_scores = token_scores.view(samples, candidates, num_heads, length).permute(1, 2, 0, 3)
+    position_scores = torch.bmm(
+        absorbed.reshape(candidates, num_heads * samples, width), position.transpose(1, 2)
+    ).view(candidates, num_heads, samples, length)
+    return torch.softmax(token_scores + position_scores, dim=-1)
+
+
 def pool_bank(tokens: Tensor, state: HeadState, num_heads: int) -> Tensor:
     """Pool a batch of dense maps with every head of a bank.
 
@@ -178,25 +224,7 @@ def pool_bank(tokens: Tensor, state: HeadState, num_heads: int) -> Tensor:
     depth = width // num_heads
     rows = num_heads * samples
 
-    mean_token = tokens[:, 0] + position[:, :1]  # [K, N, C]
-    query = torch.baddbmm(
-        state["q_proj.bias"].unsqueeze(1), mean_token, state["q_proj.weight"].transpose(1, 2)
-    )
-    query = query * (1.0 / math.sqrt(depth))
-    query = query.view(candidates, samples, num_heads, depth).transpose(1, 2)
-    key_weight = state["k_proj.weight"].view(candidates, num_heads, depth, width)
-    absorbed = query @ key_weight  # [K, H, N, C]
-
-    # Token scores are one product a sample over all candidates and heads; the positional part is
-    # the same for every sample, so it is one product a candidate.
-    per_sample = absorbed.permute(2, 0, 1, 3).reshape(samples, candidates * num_heads, width)
-    token_scores = torch.bmm(per_sample, tokens.transpose(1, 2))
-    token_scores = token_scores.view(samples, candidates, num_heads, length).permute(1, 2, 0, 3)
-    position_scores = torch.bmm(
-        absorbed.reshape(candidates, rows, width), position.transpose(1, 2)
-    ).view(candidates, num_heads, samples, length)
-    attention = torch.softmax(token_scores + position_scores, dim=-1)  # [K, H, N, L + 1]
-
+    attention = attend(tokens, state, num_heads)  # [K, H, N, L + 1]
     per_sample = attention.permute(2, 0, 1, 3).reshape(samples, candidates * num_heads, length)
     pooled = torch.bmm(per_sample, tokens)
     pooled = pooled.view(samples, candidates, num_heads, width).permute(1, 2, 0, 3)
