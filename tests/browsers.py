@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over the pipe of its DevTools protocol; nothing but Python is needed."""
+"""A headless Chromium, driven over the pipe of its DevTools protocol."""
 
 from __future__ import annotations
 

@@ -179,11 +179,13 @@ def _settings(heads: Sequence[str], given: Arguments, cpus: float, gpus: float) 
     from safe_ray.serving.settings import Settings
 
     imported = given.value(IMPORT.name)
+    # One core is left to decoding and to HTTP.
+    here = max(1, min(int(cpus), os.cpu_count() or 1) - 1)
     return Settings.from_json(
         {
             "heads": heads,
             "replicas": _whole(given, REPLICAS, int(gpus) or 1),
-            "cpus": _whole(given, CPUS, 1 if gpus else max(1, min(int(cpus), os.cpu_count() or 1) - 1)),
+            "cpus": _whole(given, CPUS, 1 if gpus else here),
             "gpus": 1.0 if gpus else 0.0,
             "heads_in_memory": _whole(given, HEADS, 64),
             "batch": _whole(given, BATCH, 32),

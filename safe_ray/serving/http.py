@@ -32,7 +32,7 @@ POLICY = (
     "frame-ancestors 'none'"
 )
 UNKNOWN, UNFIT, UNREADABLE = "unknown", "unfit", "unreadable"
-"""Why a backend has no answer: no such task, an alpha that cannot be, a head that cannot be read."""
+"""Why there is no answer: no such task, an alpha that cannot be, a head that cannot be read."""
 
 _STATUS = {UNKNOWN: 404, UNFIT: 422, UNREADABLE: 503}
 

@@ -366,7 +366,9 @@ def test_a_server_fits_onto_its_nodes():
 
 def test_clients_find_the_port_of_a_server_by_its_name():
     (cluster,) = cluster_specs(rendered("serve"))
-    ports = {one["name"]: one["containerPort"] for one in container(cluster["headGroupSpec"])["ports"]}
+    ports = {
+        one["name"]: one["containerPort"] for one in container(cluster["headGroupSpec"])["ports"]
+    }
     assert ports["serve"] == serve_config()["http_options"]["port"]
     (other,) = cluster_specs(rendered("gpu"))
     assert "serve" not in [one["name"] for one in container(other["headGroupSpec"])["ports"]]

@@ -15,9 +15,7 @@ from tests.report.results import result
 TASKS = ("shapes-2shot-seed1", "signs-2shot-seed1", "stamps-2shot-seed1")
 
 
-def write_sweep(
-    folder: Path, spec: BackboneSpec, seeds: Mapping[str, int], **changes: Any
-) -> Path:
+def write_sweep(folder: Path, spec: BackboneSpec, seeds: Mapping[str, int], **changes: Any) -> Path:
     """Write a head for each data set, whose weights are drawn by a seed, and the summary."""
     from safe_ray.backbones.openclip import load_backbone
 

@@ -1,4 +1,4 @@
-"""A real server, started once: its whole interface, under load and while its processes are killed."""
+"""A real server, started once: its whole interface, under load, and while processes are killed."""
 
 from __future__ import annotations
 
@@ -178,9 +178,8 @@ def test_it_says_where_it_is_and_listens_nowhere_else(server: Server) -> None:
     assert f"page       {server.url}\n" in said
     assert f"{server.url}/v1/tasks/{TASK}:predict" in said
     heard = set()
-    for process in [psutil.Process(server.process.pid)] + psutil.Process(
-        server.process.pid
-    ).children(recursive=True):
+    driver = psutil.Process(server.process.pid)
+    for process in [driver, *driver.children(recursive=True)]:
         try:
             connections = process.net_connections("inet")
         except psutil.Error:

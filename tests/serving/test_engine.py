@@ -35,7 +35,9 @@ def images(count: int, seed: int = 0) -> torch.Tensor:
 def passes(engine: Engine) -> Iterator[list[int]]:
     """How many images each pass of the trunk takes."""
     seen: list[int] = []
-    hook = engine.backbone.trunk.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    hook = engine.backbone.trunk.register_forward_hook(
+        lambda _, args, __: seen.append(len(args[0]))
+    )
     yield seen
     hook.remove()
 
@@ -63,9 +65,7 @@ def test_a_mixed_batch_says_what_each_head_says_and_passes_the_trunk_once(
         alone = Predictor.load(entries[request.task].folder, alpha=request.alpha)
         assert torch.allclose(logits(found), alone.logits(request.pixels), atol=2e-2, rtol=1e-3)
         assert isinstance(found, Answer)
-        assert torch.allclose(
-            found.probabilities, alone.probabilities(request.pixels), atol=1e-3
-        )
+        assert torch.allclose(found.probabilities, alone.probabilities(request.pixels), atol=1e-3)
     others = engine.classify([replace(asked[0], task=TASKS[1])])
     assert not torch.allclose(logits(others[0]), logits(answers[0]), atol=0.5)
 
