@@ -28,6 +28,7 @@ from safe_ray.serving.http import (
     RefusedError,
     make_app,
 )
+from safe_ray.serving.loopback import keep_to_loopback
 from safe_ray.serving.settings import Settings
 from safe_ray.serving.tally import Tally
 
@@ -48,6 +49,7 @@ class Trunk:
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
+        keep_to_loopback()
         self._settings = Settings.from_json(settings)
         if self._settings.gpus == 0:
             torch.set_num_threads(self._settings.cpus)
@@ -193,6 +195,7 @@ class Front:
     """
 
     def __init__(self, settings: Mapping[str, Any], trunk: DeploymentHandle) -> None:
+        keep_to_loopback()
         self._settings = Settings.from_json(settings)
         self._trunk = trunk
 

@@ -186,7 +186,10 @@ def test_it_says_where_it_is_and_listens_nowhere_else(server: Server) -> None:
             continue
         heard |= {one.laddr for one in connections if one.status == psutil.CONN_LISTEN}
     assert server.port in {place.port for place in heard}
-    assert {place.ip for place in heard} <= {"127.0.0.1", "::1"}
+    elsewhere = [
+        place for place in heard if not place.ip.removeprefix("::ffff:").startswith("127.")
+    ]
+    assert [place for place in elsewhere if place.ip != "::1"] == []
 
 
 def test_images_get_the_classes_and_probabilities_that_the_head_gives(server: Server) -> None:
@@ -251,7 +254,7 @@ def grey(side: int) -> bytes:
     ("parts", "status", "words"),
     [
         ([picture(), ("images", "b.jpg", b"nothing")], 422, "'b.jpg' cannot be used: not an image"),
-        ([("images", "c.png", draw_shape(CLASSES[0], 0)[:500])], 422, "'c.png' .*: damaged"),
+        ([("images", "c.png", draw_shape(CLASSES[0], 0)[:200])], 422, "'c.png' .*: damaged"),
         ([("images", "d.png", b"")], 422, "'d.png' .*: the file is empty"),
         ([("images", "e.png", grey(1001))], 422, "'e.png' .* 1002001, and 1000000 at most"),
         ([picture(), ("alpha", None, b"2")], 422, "'alpha' is not right: input should be less"),
