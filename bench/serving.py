@@ -143,10 +143,11 @@ class Models:
 
     async def classify(self, pixels: np.ndarray, top: int) -> dict[str, Any]:
         """Return what the interface asks of a backend."""
-        return dict(await self._batched(torch.from_numpy(pixels.copy()), top))
+        return dict(await self._batched((torch.from_numpy(pixels.copy()), top)))
 
     @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.002)
-    async def _batched(self, images: list[torch.Tensor], tops: list[int]) -> list[dict[str, Any]]:
+    async def _batched(self, asked: list[tuple[torch.Tensor, int]]) -> list[dict[str, Any]]:
+        images, tops = [one for one, _ in asked], [top for _, top in asked]
         model = await self._model(serve.get_multiplexed_model_id())
         probabilities = model.probabilities(torch.cat(images))
         values, places = torch.topk(probabilities, tops[0], dim=-1)
@@ -199,19 +200,20 @@ class Front:
 def other_side(settings: Settings, folders: dict[str, str], most: int) -> serve.Application:
     """Return the application of the other side."""
     at_once = settings.at_once + settings.queue
-    models = serve.deployment(
+    models: Any = serve.deployment(
         Models,
         name=f"Models{most}",
         max_ongoing_requests=at_once,
         ray_actor_options={"num_cpus": 0},
     )
-    front = serve.deployment(
+    front: Any = serve.deployment(
         serve.ingress()(Front),
         name=f"Front{most}",
         max_ongoing_requests=at_once,
         ray_actor_options={"num_cpus": 0},
     )
-    return front.bind(settings.to_json(), models.bind(folders, most))
+    application: serve.Application = front.bind(settings.to_json(), models.bind(folders, most))
+    return application
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,7 @@ def build(arguments: dict[str, Any]) -> serve.Application:
     selector = {"label_selector": avoided} if avoided else {}
     # All that the front lets in may wait before the trunk, where it makes large batches.
     most = settings.at_once + settings.queue
-    trunk = serve.deployment(
+    trunk: Any = serve.deployment(
         Trunk,
         name=TRUNK,
         num_replicas=settings.replicas,
@@ -283,7 +283,7 @@ def build(arguments: dict[str, Any]) -> serve.Application:
         health_check_period_s=_LOOK_SECONDS,
         graceful_shutdown_timeout_s=settings.timeout,
     )
-    front = serve.deployment(
+    front: Any = serve.deployment(
         serve.ingress()(Front),
         name=FRONT,
         num_replicas=1,
@@ -295,4 +295,5 @@ def build(arguments: dict[str, Any]) -> serve.Application:
         graceful_shutdown_timeout_s=settings.timeout,
     )
     plain = settings.to_json()
-    return front.bind(plain, trunk.bind(plain))
+    application: serve.Application = front.bind(plain, trunk.bind(plain))
+    return application
