@@ -19,10 +19,15 @@ from typing import Any
 from bench.harness import arguments
 from safe_ray.files import write_atomically
 
+APART = {"serving"}
+"""Those that take minutes by themselves, and are run by their own names."""
+
 SCRIPTS = sorted(
     file.stem
     for file in Path(__file__).parent.glob("*.py")
-    if '__name__ == "__main__"' in file.read_text() and not file.stem.startswith("_")
+    if '__name__ == "__main__"' in file.read_text()
+    and not file.stem.startswith("_")
+    and file.stem not in APART
 )
 RESULTS = Path(__file__).parents[1] / "docs" / "performance.json"
 

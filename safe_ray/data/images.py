@@ -42,7 +42,9 @@ def has_image_suffix(path: str) -> bool:
     return path[path.rfind(".") :].lower() in SUFFIXES
 
 
-def decode_image(data: bytes, side: int | None = None) -> Image.Image:
+def decode_image(
+    data: bytes, side: int | None = None, most_pixels: int = LARGEST_PIXELS
+) -> Image.Image:
     """Return the image in mode RGB, upright (EXIF orientation), transparency on white.
 
     Palettes, greys, CMYK and 16-bit greys are converted; of an animation the first frame is taken.
@@ -51,16 +53,17 @@ def decode_image(data: bytes, side: int | None = None) -> Image.Image:
         data: the encoded image.
         side: a size that is enough: a JPEG may then come at an eighth, a quarter or a half of its
             own size, as long as no side is shorter than this. All of its bytes are decoded.
+        most_pixels: what is larger is refused before it is decoded; `LARGEST_PIXELS` at most.
 
     Raises:
-        BadImageError: no bytes, an unknown or damaged format, more pixels than Pillow's limit
-            against decompression bombs, or samples that have no agreed range (floating point).
+        BadImageError: no bytes, an unknown or damaged format, more pixels than are allowed,
+            or samples that have no agreed range (floating point).
     """
     if not data:
         raise BadImageError("the file is empty")
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            _refuse_bombs(image, data)
+            _refuse_bombs(image, data, min(most_pixels, LARGEST_PIXELS))
             if side is not None:
                 image.draft("RGB", (side, side))
             image.load()
@@ -78,14 +81,14 @@ def decode_image(data: bytes, side: int | None = None) -> Image.Image:
         raise BadImageError(f"damaged: {one_line(str(error)) or type(error).__name__}") from error
 
 
-def _refuse_bombs(image: Image.Image, data: bytes) -> None:
+def _refuse_bombs(image: Image.Image, data: bytes, most: int) -> None:
     """Refuse what takes far more memory or time than images do, before it is decoded.
 
     Each scan of a progressive JPEG goes over all of its pixels, and an empty one has a few bytes.
     """
     pixels = image.width * image.height
-    if pixels > LARGEST_PIXELS:
-        raise BadImageError(f"too many pixels: {pixels}, and {LARGEST_PIXELS} at most are read")
+    if pixels > most:
+        raise BadImageError(f"too many pixels: {pixels}, and {most} at most are read")
     if data.startswith(JPEG_MAGIC):
         scans = data.count(_SCAN)
         if scans > MOST_SCANS or scans * pixels > MOST_SCANNED_PIXELS:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import is_uri, resolve_path
-from safe_ray.heads.artifact import CARD_FILE
+from safe_ray.heads.artifact import CARD_FILE, load_card
 from safe_ray.report.summary import SUMMARY_FILE, TaskResult, read_summary, task_id
+from safe_ray.specs import Task
 
 MODELS = "models:/"
 _SHOWN = 12
@@ -47,13 +48,40 @@ def find_head(text: str) -> Path:
     )
 
 
-def _of_sweep(sweep: Path, inside: Sequence[str]) -> Path:
-    """Return the head of a task, of the method that validation prefers if none is named."""
+def find_heads(text: str) -> dict[str, Path]:
+    """Return the folder of every head that a person names, by a name for its task.
+
+    Args:
+        text: a sweep's folder, which gives the head of each of its tasks, of the method that
+            validation prefers; or what `find_head` takes. A model of MLflow is called as there.
+
+    Raises:
+        InputError: there is no such head.
+    """
+    if not text.startswith(MODELS) and not is_uri(text):
+        folder = resolve_path(text)
+        if (folder / SUMMARY_FILE).is_file():
+            tasks = dict.fromkeys(map(task_id, _kept(folder)))
+            return {task: _of_sweep(folder, (task,)) for task in tasks}
+    head = find_head(text)
+    if text.startswith(MODELS):
+        return {text.removeprefix(MODELS).partition("@")[0].partition("/")[0]: head}
+    card = load_card(head)
+    return {Task(card["dataset"], card["shots"], card["seed"]).id: head}
+
+
+def _kept(sweep: Path) -> list[TaskResult]:
     kept = [result for result in read_summary(sweep) if result.head is not None]
     if not kept:
         raise InputError(
             f"{sweep} keeps no head: its methods have none, or tracking.heads left them out."
         )
+    return kept
+
+
+def _of_sweep(sweep: Path, inside: Sequence[str]) -> Path:
+    """Return the head of a task, of the method that validation prefers if none is named."""
+    kept = _kept(sweep)
     tasks = list(dict.fromkeys(map(task_id, kept)))
     if not inside and len(tasks) > 1:
         raise InputError(

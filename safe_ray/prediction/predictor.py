@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from safe_ray.backbones.backbone import AbsentPart
 from safe_ray.backbones.openclip import load_backbone
 from safe_ray.data.locations import first_line
 from safe_ray.data.prompts import render_prompts
@@ -57,6 +58,7 @@ class Predictor:
         device: torch.device | None = None,
         alpha: float | None = None,
         trusted: Sequence[str] = (),
+        backbone: Backbone | None = None,
     ) -> Predictor:
         """Read a head's folder, and the backbone that its card names.
 
@@ -66,11 +68,12 @@ class Predictor:
             alpha: instead of the one that the validation samples chose, 0 to 1.
             trusted: modules that the head may name beside this package's own and those that are
                 imported already.
+            backbone: trunk and pooling of another head, on `device`, to be shared with it.
 
         Raises:
-            InputError: no head, a damaged one, one for other weights than the card names, class
-                names that do not give its prompts, an alpha for a method that has none, or a module
-                that nobody trusts.
+            InputError: no head, a damaged one, one for other weights than the card names or than
+                those of `backbone`, class names that do not give its prompts, an alpha for a method
+                that has none, or a module that nobody trusts.
         """
         device = device or torch.device("cpu")
         state, card = load_head(folder)
@@ -92,17 +95,21 @@ class Predictor:
             seed=named.get("seed", 0),
             pooling=named.get("pooling"),
         )
-        kept = _kept_classifier(folder, card)
-        parts = ("trunk", "pooling") if kept is not None else ("trunk", "pooling", "text")
-        backbone = load_backbone(spec, device, parts)
+        classifier = _kept_classifier(folder, card)
+        if backbone is None:
+            parts = ("trunk", "pooling") if classifier is not None else ("trunk", "pooling", "text")
+            backbone = load_backbone(spec, device, parts)
+            backbone.trunk.to(memory_format=torch.channels_last)
         if backbone.digest != named.get("digest"):
             raise InputError(
                 f"The head in {folder} was trained on weights of {spec.name!r} with the digest "
                 f"{named.get('digest')}, and those that are found here have {backbone.digest}: "
                 "give it the weights of its training."
             )
-        backbone.trunk.to(memory_format=torch.channels_last)
-        classifier = _classifier(backbone, card, folder) if kept is None else kept
+        if classifier is None:
+            absent = isinstance(backbone.text, AbsentPart)
+            reader = load_backbone(spec, device, ("text",)) if absent else backbone
+            classifier = _classifier(reader, card, folder)
         task = TaskData(
             MappedFeatures(torch.empty(0), backbone.pooling, backbone.state, device),
             torch.empty(0, dtype=torch.int64),
@@ -120,6 +127,20 @@ class Predictor:
                 f"The head in {folder} does not fit its card ({first_line(error)}): fetch it again."
             ) from error
         return cls(card, backbone, task, fitted, at, device)
+
+    def with_alpha(self, alpha: float) -> Predictor:
+        """Return the same head with another blend; the two share all their weights.
+
+        Args:
+            alpha: 0 to 1.
+
+        Raises:
+            InputError: an alpha that does not lie there, or a method that has none.
+        """
+        at = _knobs(self.card, alpha, None)
+        method = make_method(self.card["method"]["module"], self.card["method"].get("options", {}))
+        # Made anew, since what a method derives of an alpha is kept with it and goes with it.
+        return replace(self, fitted=method.load(self.fitted.state(), self.task), at=at)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -170,17 +191,18 @@ def _try_out(
         raise ValueError(f"it gives logits of the shape {list(shape)} for {classes} classes")
 
 
-def _knobs(card: Mapping[str, Any], alpha: float | None, folder: Path) -> dict[str, float]:
+def _knobs(card: Mapping[str, Any], alpha: float | None, folder: Path | None) -> dict[str, float]:
     at = {name: float(value) for name, value in card["knobs"].items()}
     if alpha is None:
         return at
+    name, where = ("alpha", _task_id(card)) if folder is None else ("--alpha", str(folder))
     if "alpha" not in at:
         raise InputError(
-            f"The head in {folder} is of {card['method']['title']}, which has no alpha: leave "
-            "--alpha out."
+            f"The head in {where} is of {card['method']['title']}, which has no alpha: leave "
+            f"{name} out."
         )
     if not 0.0 <= alpha <= 1.0:
-        raise InputError(f"--alpha is {alpha:g}, and must lie between 0 (zero-shot) and 1 (tuned).")
+        raise InputError(f"{name} is {alpha:g}, and must lie between 0 (zero-shot) and 1 (tuned).")
     return {**at, "alpha": alpha}
 
 

@@ -28,6 +28,41 @@ def fetch(uri: str) -> Path:
     Raises:
         InputError: `MLFLOW_TRACKING_URI` is not set, nobody answers there, or it has no such model.
     """
+    tracking = _tracking(uri)
+    import mlflow
+
+    mlflow.set_tracking_uri(tracking)
+    mlflow.set_registry_uri(tracking)
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except failures() as error:
+        raise _not_given(uri, tracking, error) from error
+
+
+def version_of(uri: str) -> str:
+    """Return which version of a model a URI means now; an alias may move.
+
+    Args:
+        uri: see `fetch`.
+
+    Raises:
+        InputError: see `fetch`.
+    """
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    if not at:
+        return uri
+    tracking = _tracking(uri)
+    from mlflow import MlflowClient
+
+    try:
+        client = MlflowClient(tracking, registry_uri=tracking)
+        return f"{name}/{client.get_model_version_by_alias(name, alias).version}"
+    except failures() as error:
+        raise _not_given(uri, tracking, error) from error
+
+
+def _tracking(uri: str) -> str:
+    """Return the MLflow that the environment names, once it has answered."""
     named = os.environ.get(TRACKING_URI)
     if not named:
         raise InputError(
@@ -37,14 +72,11 @@ def fetch(uri: str) -> Path:
     tracking = normalise_uri(named)
     prepare_environment()
     check_reachable(tracking)
-    import mlflow
+    return tracking
 
-    mlflow.set_tracking_uri(tracking)
-    mlflow.set_registry_uri(tracking)
-    try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-    except failures() as error:
-        raise InputError(
-            f"MLflow at {displayed(tracking)} does not give {uri} "
-            f"({without_password(first_line(error), tracking)}): look its name and alias up there."
-        ) from error
+
+def _not_given(uri: str, tracking: str, error: BaseException) -> InputError:
+    return InputError(
+        f"MLflow at {displayed(tracking)} does not give {uri} "
+        f"({without_password(first_line(error), tracking)}): look its name and alias up there."
+    )

@@ -66,10 +66,12 @@ def job_spec(manifest: Manifest) -> Manifest:
 
 
 def cluster_specs(manifests: list[Manifest]) -> list[Manifest]:
-    """Return the spec of every Ray cluster, whether it stands alone or belongs to a job."""
+    """Return the spec of every Ray cluster, whether it stands alone or belongs to something."""
     alone = [manifest["spec"] for manifest in of_kind(manifests, "RayCluster")]
     jobs = of_kind(manifests, "RayJob") + of_kind(manifests, "RayCronJob")
-    return alone + [job_spec(job)["rayClusterSpec"] for job in jobs]
+    within = [job_spec(job)["rayClusterSpec"] for job in jobs]
+    services = of_kind(manifests, "RayService")
+    return alone + within + [service["spec"]["rayClusterConfig"] for service in services]
 
 
 def groups(cluster: Manifest) -> list[Manifest]:

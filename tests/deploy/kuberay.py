@@ -16,6 +16,7 @@ LONGEST_CLUSTER = 53
 LONGEST = {
     "RayCluster": LONGEST_CLUSTER,
     "RayJob": LONGEST_CLUSTER - 6,
+    "RayService": LONGEST_CLUSTER - 6,
     "RayCronJob": LONGEST_CLUSTER - 6 - 11,
 }
 # In the order in which they may happen.
@@ -27,7 +28,7 @@ def mistakes(manifest: Spec, gates: Sequence[str] = ("RayJobDeletionPolicy",)) -
     """Return a line for everything that the operator would refuse.
 
     Args:
-        manifest: a RayCluster, RayJob or RayCronJob.
+        manifest: a RayCluster, RayJob, RayCronJob or RayService.
         gates: the operator's feature gates that are on.
     """
     kind, spec = manifest["kind"], manifest["spec"]
@@ -36,6 +37,8 @@ def mistakes(manifest: Spec, gates: Sequence[str] = ("RayJobDeletionPolicy",)) -
         return [*found, *_cluster(spec)]
     if kind == "RayJob":
         return [*found, *_job(spec, gates)]
+    if kind == "RayService":
+        return [*found, *_service(spec)]
     if "RayCronJob" not in gates:
         found.append("RayCronJob needs the feature gate RayCronJob")
     return [*found, *_schedule(spec), *_job(spec["jobTemplate"], gates)]
@@ -46,6 +49,22 @@ def _name(name: str, longest: int) -> Iterator[str]:
         yield f"the name {name} is longer than {longest}"
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
         yield f"the name {name} is no DNS-1035 label"
+
+
+def _service(spec: Spec) -> Iterator[str]:
+    strategy = (spec.get("upgradeStrategy") or {}).get("type")
+    if strategy not in (None, "NewCluster", "None", "NewClusterWithIncrementalUpgrade"):
+        yield f"upgradeStrategy has no type {strategy}"
+    if strategy == "NewClusterWithIncrementalUpgrade":
+        yield "NewClusterWithIncrementalUpgrade needs a feature gate"
+    if (spec.get("rayClusterDeletionDelaySeconds") or 0) < 0:
+        yield "rayClusterDeletionDelaySeconds is negative"
+    cluster = spec["rayClusterConfig"]
+    if (cluster["headGroupSpec"].get("headService") or {}).get("metadata", {}).get("name"):
+        yield "the head's service is named by the operator"
+    if not isinstance(yaml.safe_load(spec.get("serveConfigV2") or ""), dict):
+        yield "serveConfigV2 is no mapping"
+    yield from _cluster(cluster)
 
 
 def _schedule(spec: Spec) -> Iterator[str]:

@@ -57,7 +57,7 @@ def misspelt(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 # Names that are the user's own.
-FREE = re.compile(r"\.(nodeSelector|podLabels)\.")
+FREE = re.compile(r"\.(nodeSelector|podLabels|matchLabels)\.")
 
 
 @pytest.mark.parametrize("name", ["values", *VALUES])
@@ -104,6 +104,10 @@ def test_every_value_of_the_chart_has_its_place_in_the_schema():
         (("mlflow.trackingUri=http://me:secret@mlflow:5000",), "trackingUri"),
         (("fullnameOverride=0first",), "must begin with a letter"),
         (("auth.mode=none",), "auth/mode"),
+        (("serve.enabled=true",), "needs serve.heads"),
+        (("serve.enabled=true", "serve.heads={a}", "cluster.enabled=true"), "share the name"),
+        (("serve.enabled=true", "serve.heads={a}", "kueue.queue=research"), "queues no"),
+        (("serve.limits.timout=3",), "timout"),
     ],
 )
 def test_values_that_cannot_work_are_refused_in_words(settings: tuple[str, ...], said: str):
@@ -200,7 +204,9 @@ def test_the_ceiling_is_what_the_groups_may_grow_to(name: str):
     jobs = of_kind(rendered(name), "RayJob")
     assert all(f"'cluster.ceiling={ceiling}'" in job["spec"]["entrypoint"] for job in jobs)
     said = {one["name"]: one["value"] for one in container(cluster["headGroupSpec"])["env"]}
-    assert jobs or said["SAFE_RAY_CEILING"] == ceiling
+    alone = of_kind(rendered(name), "RayCluster")
+    assert not alone or said["SAFE_RAY_CEILING"] == ceiling
+    assert jobs or alone or of_kind(rendered(name), "RayService")
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -313,6 +319,61 @@ def test_a_sweep_has_no_redis(name: str):
     assert all("gcsFaultToleranceOptions" not in one for one in cluster_specs(rendered(name)))
 
 
+# ---- a server ----
+
+
+def serve_config(*settings: str) -> dict[str, Any]:
+    (service,) = of_kind(rendered("serve", *settings), "RayService")
+    return yaml.safe_load(service["spec"]["serveConfigV2"])
+
+
+def test_a_server_is_an_application_of_the_image_and_fetches_nothing():
+    (application,) = serve_config()["applications"]
+    assert application["import_path"] == "safe_ray.serving.app:build"
+    assert application["route_prefix"] == "/"
+    assert "runtime_env" not in application
+
+
+def test_ray_serve_takes_the_config_and_the_application_its_arguments():
+    from ray.serve.schema import ServeDeploySchema
+
+    from safe_ray.serving.app import NAME, build
+    from safe_ray.serving.settings import Settings
+
+    config = ServeDeploySchema.model_validate(
+        serve_config("serve.limits.most_images=8", "serve.heads={outputs/a,/b,models:/c@best}")
+    )
+    assert config.http_options.host == "0.0.0.0"
+    (application,) = config.applications
+    settings = Settings.from_json(application.args)
+    assert application.name == NAME
+    assert settings.heads == ("/mnt/safe-ray/outputs/a", "/b", "models:/c@best")
+    assert (settings.replicas, settings.cpus, settings.front_cpus) == (2, 3, 1)
+    assert (settings.most_images, settings.timeout) == (8, 20)
+    assert config.http_options.request_timeout_s > settings.timeout
+    assert build(application.args) is not None
+
+
+def test_a_server_fits_onto_its_nodes():
+    (application,) = serve_config()["applications"]
+    (cluster,) = cluster_specs(rendered("serve"))
+    (group,) = cluster["workerGroupSpecs"]
+    cpus = int(group["rayStartParams"]["num-cpus"])
+    wanted = application["args"]
+    assert wanted["cpus"] + wanted["front_cpus"] <= cpus
+    assert wanted["replicas"] <= group["maxReplicas"]
+
+
+def test_clients_find_the_port_of_a_server_by_its_name():
+    (cluster,) = cluster_specs(rendered("serve"))
+    ports = {
+        one["name"]: one["containerPort"] for one in container(cluster["headGroupSpec"])["ports"]
+    }
+    assert ports["serve"] == serve_config()["http_options"]["port"]
+    (other,) = cluster_specs(rendered("gpu"))
+    assert "serve" not in [one["name"] for one in container(other["headGroupSpec"])["ports"]]
+
+
 # ---- what helm says ----
 
 
@@ -332,6 +393,13 @@ def test_the_notes_say_how_to_follow_a_sweep():
     assert "ray job logs" in said
     assert "STOPPED means that the command was refused" in said
     assert "storage.existingClaim=first-storage" in said
+
+
+def test_the_notes_say_how_to_reach_a_server():
+    said = notes("serve")
+    assert "port-forward svc/first-serve-svc 8000" in said
+    assert "networkPolicy.serveFrom" not in said
+    assert "networkPolicy.serveFrom" in notes(None, "serve.enabled=true", "serve.heads={a}")
 
 
 def test_the_notes_say_how_to_submit_to_a_cluster():

@@ -95,6 +95,17 @@ def test_the_operator_and_whoever_is_named_reach_the_heads_port_and_no_other():
     assert any("kuberay-operator" in who and '"kuberay"' in who for who in outside)
 
 
+def test_clients_and_the_operator_reach_a_servers_port():
+    (policy,) = policies(rendered("serve"), "worker")
+    heard = ways([policy], "ingress", "from")
+    assert [ports for who, ports in heard if "ingress-nginx" in who] == [[8000]]
+    of_head = ways(policies(rendered("serve"), "head"), "ingress", "from")
+    operator = [ports for who, ports in of_head if "kuberay-operator" in who]
+    assert sorted(operator) == [[8000], [8265]]
+    closed = rendered("serve", "networkPolicy.serveFrom=null")
+    assert [8000] not in [p for _, p in ways(policies(closed, "worker"), "ingress", "from")]
+
+
 def test_nodes_reach_names_mlflow_and_storage():
     reached = ways(policies(rendered("gpu"), "worker"), "egress", "to")
     ports = {who: ports for who, ports in reached if "safe-ray/release" not in who}

@@ -23,6 +23,11 @@ MORE = {
     "fixed size": ("autoscaling.enabled=false",),
     "both parts": BOTH,
     "open": ("auth.mode=disabled", "networkPolicy.enabled=false", "storage.existingClaim=mine"),
+    "serving": (
+        "serve.enabled=true",
+        "serve.heads={outputs/first,models:/photos@best}",
+        "serve.limits.most_images=8",
+    ),
     "Kueue of a fixed size": ("kueue.queue=research", "cluster.enabled=true"),
 }
 CASES = [*VALUES, *MORE]

@@ -117,6 +117,11 @@ spec:
           containerPort: 10001
         - name: metrics
           containerPort: 8080
+        {{- if eq .part "serve" }}
+        # By this name KubeRay's service for clients finds it.
+        - name: serve
+          containerPort: 8000
+        {{- end }}
       {{- end }}
       # Requests are limits: Ray plans with what the node says it has.
       resources:
@@ -155,8 +160,7 @@ memory: {{ mul (include "safe-ray.taskMebibytes" . | int64) 1048576 | toString |
 {{- end -}}
 
 {{/*
-The spec of a RayCluster, which a RayJob has within (and a RayService would). Takes a dict: root,
-part.
+The spec of a RayCluster, which a RayJob and a RayService have within. Takes a dict: root, part.
 */}}
 {{- define "safe-ray.clusterSpec" -}}
 {{- $root := .root -}}

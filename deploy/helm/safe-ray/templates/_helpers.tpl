@@ -21,18 +21,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{/*
 What selects the pods of a part of the release; KubeRay keeps these labels, and the name of a
 sweep's cluster is not known before it is there.
-Takes a dict: root, part (sweep or cluster).
+Takes a dict: root, part (sweep, cluster or serve).
 */}}
 {{- define "safe-ray.selector" -}}
 safe-ray/release: {{ include "safe-ray.name" .root }}
 safe-ray/part: {{ .part }}
 {{- end -}}
 
-{{/* The parts that are there, as a JSON list. One that serves would join them. */}}
+{{/* The parts that are there, as a JSON list. */}}
 {{- define "safe-ray.parts" -}}
 {{- $parts := list -}}
 {{- if .Values.sweep.enabled -}}{{- $parts = append $parts "sweep" -}}{{- end -}}
 {{- if .Values.cluster.enabled -}}{{- $parts = append $parts "cluster" -}}{{- end -}}
+{{- if .Values.serve.enabled -}}{{- $parts = append $parts "serve" -}}{{- end -}}
 {{- toJson $parts -}}
 {{- end -}}
 
@@ -124,4 +125,13 @@ The command of a sweep. The attempt sees to it that what is refused is not tried
 {{- $words = append $words (include "safe-ray.quoted" .) -}}
 {{- end -}}
 {{- join " " $words -}}
+{{- end -}}
+
+{{/* The heads that are served, where nodes see them: a JSON list. */}}
+{{- define "safe-ray.heads" -}}
+{{- $heads := list -}}
+{{- range .Values.serve.heads -}}
+{{- $heads = append $heads (ternary . (printf "%s/%s" $.Values.storage.mountPath .) (or (hasPrefix "/" .) (hasPrefix "models:/" .))) -}}
+{{- end -}}
+{{- toJson $heads -}}
 {{- end -}}
