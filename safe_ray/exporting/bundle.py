@@ -1,4 +1,4 @@
-"""A bundle is written beside its place, read again, compared with the predictor, and moved there."""
+"""A bundle is written beside its place, compared with the predictor, and moved there."""
 
 from __future__ import annotations
 

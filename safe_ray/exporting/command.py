@@ -77,7 +77,8 @@ def _request(given: Arguments) -> Request:
     kind = given.value(FORMAT.name) or FORMATS[0]
     if kind not in FORMATS:
         raise InputError(
-            f"--format is {kind!r}, and must be one of {', '.join(FORMATS)}.{nearest(kind, FORMATS)}"
+            f"--format is {kind!r}, and must be one of {', '.join(FORMATS)}."
+            f"{nearest(kind, FORMATS)}"
         )
     text = given.value(ALPHA.name)
     try:

@@ -32,8 +32,9 @@ USAGE = """usage: python -m safe_ray.predict HEAD IMAGES... [options]
 
 Classify images with a head that a sweep has trained. HEAD is the head's folder, a sweep's folder
 with a task in it (outputs/demo/icon_kinds-2shot-seed1), models:/<name>@best in the MLflow that
-MLFLOW_TRACKING_URI names, or a bundle that safe_ray.export wrote. IMAGES are files, folders, patterns, tables with a column `path`, URIs,
-or - for paths on standard input. An image that cannot be read is a row with its error.
+MLFLOW_TRACKING_URI names, or a bundle that safe_ray.export wrote. IMAGES are files, folders,
+patterns, tables with a column `path`, URIs, or - for paths on standard input. An image that cannot
+be read is a row with its error.
 
 Where folders are called as the classes, or a table has a column `class`, a report follows.
 

@@ -19,8 +19,8 @@ def find_head(text: str) -> Path:
     """Return the folder of the head that a person names.
 
     Args:
-        text: a head's folder, or an exported bundle's; a sweep's folder if it has one task, or `<sweep>/<task>` or
-            `<sweep>/<task>/<method>`; or `models:/<name>@<alias>` or `models:/<name>/<version>`
+        text: a head's folder, or an exported bundle's; a sweep's folder if it has one task, or
+            `<sweep>/<task>` or `<sweep>/<task>/<method>`; or `models:/<name>@<alias>` or `models:/<name>/<version>`
             in the MLflow that `MLFLOW_TRACKING_URI` names.
 
     Raises:
