@@ -198,7 +198,7 @@ def _built(folder: Path, config: Any, weights: Mapping[str, Tensor]) -> Any:
     """
     _check_numbers(config, folder)
     with quiet(), torch.device("meta"):
-        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, device="meta")
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if wanted != found:

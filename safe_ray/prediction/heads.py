@@ -20,8 +20,8 @@ def find_head(text: str) -> Path:
 
     Args:
         text: a head's folder, or an exported bundle's; a sweep's folder if it has one task, or
-            `<sweep>/<task>` or `<sweep>/<task>/<method>`; or `models:/<name>@<alias>` or `models:/<name>/<version>`
-            in the MLflow that `MLFLOW_TRACKING_URI` names.
+            `<sweep>/<task>` or `<sweep>/<task>/<method>`; or `models:/<name>@<alias>` or
+            `models:/<name>/<version>` in the MLflow that `MLFLOW_TRACKING_URI` names.
 
     Raises:
         InputError: there is no such head, or several fit.

@@ -87,22 +87,27 @@ def write_head(folder: Path, method: str = "safe") -> Path:
             name: tensor + 0.05 * torch.randn(tensor.shape, generator=generator)
             for name, tensor in backbone.state.items()
         }
+    made = make_method(f"safe_ray.methods.{module}", options)
     task = TaskData(
         MappedFeatures(maps, backbone.pooling, backbone.state, DEVICE),
         torch.tensor([0, 0, 1, 1, 2, 2]),
         backbone.classifier(CLASSES, TEMPLATES),
         backbone.logit_scale,
         backbone.state,
-        [head],
+        [head] if made.recipe else [],
     )
-    module = f"safe_ray.methods.{module}"
-    [fitted] = make_method(module, options).fit(task, [values])
+    [fitted] = made.fit(task, [values])
     save_head(
         folder / "head",
         dict(fitted.state()),
         card(
             backbone={**named, "digest": backbone.digest},
-            method={"name": method, "title": method, "module": module, "options": options},
+            method={
+                "name": method,
+                "title": method,
+                "module": f"safe_ray.methods.{module}",
+                "options": options,
+            },
             class_names=list(CLASSES),
             templates=list(TEMPLATES),
             prompts_digest=digest_json(render_prompts(CLASSES, TEMPLATES)),

@@ -262,7 +262,9 @@ def test_a_configuration_cannot_ask_for_more_than_the_weights_have(
     files = json.loads((bundle / RECORD).read_text())["files"]
     files[file.name] = {"sha256": sha256_hex(file.read_bytes()), "bytes": file.stat().st_size}
     edit(bundle, files=files)
-    with pytest.raises(InputError, match="no size of a model|is not as open_clip_config.json has"):
+    with pytest.raises(
+        InputError, match=r"no size of a model|is not as open_clip_config\.json has"
+    ):
         load_bundle(bundle)
 
 

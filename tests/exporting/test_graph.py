@@ -12,6 +12,7 @@ import torch
 from safe_ray.errors import InputError
 from safe_ray.exporting.bundle import write_bundle
 from safe_ray.exporting.graph import ExportedModel, traced
+from safe_ray.methods.features import MappedFeatures
 from safe_ray.methods.linear import HasLinear
 from safe_ray.prediction.predictor import Predictor
 from tests.exporting.heads import CLASSES, LINEAR, METHODS, TEMPERATURE, write_head
@@ -43,10 +44,9 @@ def test_the_module_says_of_every_method_what_the_predictor_says(
 @torch.no_grad()
 def test_the_linear_form_is_the_method(tmp_path: Path, method: str) -> None:
     predictor = Predictor.load(write_head(tmp_path, method))
-    generator = torch.Generator().manual_seed(1)
-    maps = torch.randn(4, 1, predictor.backbone.tokens, predictor.backbone.width).half()
-    del generator
-    features = type(predictor.task.features)(
+    shape = (4, 1, predictor.backbone.tokens, predictor.backbone.width)
+    maps = torch.randn(shape, generator=torch.Generator().manual_seed(1)).half()
+    features = MappedFeatures(
         maps, predictor.backbone.pooling, predictor.backbone.state, predictor.device
     )
     fitted = predictor.fitted
