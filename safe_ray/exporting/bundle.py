@@ -28,6 +28,8 @@ LARGEST_DIFFERENCE = 1e-2
 dense map to the other side of a step of float16, a logit moves by some 1e-5; more than this is a
 graph that does something else."""
 
+# More than a graph is traced with.
+_IMAGES = 3
 _KEPT = ("dataset", "shots", "seed", "templates", "episode", "hyper_parameters", "metrics")
 
 
@@ -38,12 +40,14 @@ class Written:
     Attributes:
         folder: of the bundle.
         sizes: of its files, in bytes, by name.
-        difference: the largest of any logit from the predictor's, over a few images of noise.
+        difference: the largest of any logit from the predictor's.
+        images: of noise, on which it was measured.
     """
 
     folder: Path
     sizes: dict[str, int]
     difference: float
+    images: int
 
 
 def write_bundle(folder: Path, predictor: Predictor, kind: str) -> Written:
@@ -60,8 +64,7 @@ def write_bundle(folder: Path, predictor: Predictor, kind: str) -> Written:
     """
     size = predictor.preprocessing.size
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(256, (3, 3, size, size), dtype=torch.uint8, generator=generator)
-    # More images than a graph is traced with.
+    noise = torch.randint(256, (_IMAGES, 3, size, size), dtype=torch.uint8, generator=generator)
     wanted = predictor.logits(noise)
     with _beside(folder) as temporary:
         run, lines, linear = _write_model(temporary, predictor, kind)
@@ -72,7 +75,7 @@ def write_bundle(folder: Path, predictor: Predictor, kind: str) -> Written:
                 f"The bundle's logits differ from the predictor's by {difference:.2g}, so that it "
                 "was not written: give another --format."
             )
-    return Written(folder, sizes, difference)
+    return Written(folder, sizes, difference, _IMAGES)
 
 
 def _write_model(

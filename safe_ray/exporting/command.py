@@ -109,15 +109,19 @@ def export(request: Request) -> int:
     trusted = () if request.imported is None else (request.imported,)
     predictor = Predictor.load(head, alpha=request.alpha, trusted=trusted)
     written = write_bundle(request.out, predictor, request.format)
+    here, cwd = written.folder, Path.cwd()
+    shown = here.relative_to(cwd) if here.is_relative_to(cwd) else here
     width = max(map(len, written.sizes))
-    print(f"{written.folder}")
+    print(shown)
     for name, size in written.sizes.items():
         print(f"  {name:<{width}}  {_size(size):>9}")
-    print(f"Its logits differ from the head's by {written.difference:.1g} at most.")
+    same = written.difference == 0.0
+    far = "are the head's" if same else f"differ from the head's by {written.difference:.1g}"
+    print(f"On {written.images} images of noise, its logits {far}.")
     if request.format == "torch":
-        print(f"  to use it  the lines `how_to_load` in {written.folder / 'bundle.json'}")
+        print(f"  to use it  the lines `how_to_load` in {shown / 'bundle.json'}")
     else:
-        print(f"  to use it  python -m safe_ray.predict {request.out} <images>")
+        print(f"  to use it  python -m safe_ray.predict {shown} <images>")
     return 0
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from safe_ray.data.views import evaluation_view
 from safe_ray.exporting.bundle import write_bundle
 from safe_ray.exporting.command import main as export
+from safe_ray.exporting.openclip_files import how_to_load
 from safe_ray.files import digest_json
 from safe_ray.prediction.bundle_files import RECORD, read_bundle
 from safe_ray.prediction.bundles import load_bundle
@@ -99,6 +100,12 @@ def test_the_lines_in_a_bundle_give_the_predictors_logits_with_plain_open_clip(
     assert torch.allclose(found["probabilities"], probabilities, atol=TOLERANCE)
 
 
+def test_the_documentation_shows_the_lines_as_bundles_have_them() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    block = "\n".join(f"    {line}" for line in how_to_load("visual.attnpool", "features"))
+    assert block in text
+
+
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
 def test_the_lines_of_a_graph_give_the_predictors_logits(
     head: Path, bundles: dict[str, Path], kind: str
@@ -113,7 +120,7 @@ def test_the_lines_of_a_graph_give_the_predictors_logits(
     assert np.abs(np.asarray(found["probabilities"]) - probabilities).max() < TOLERANCE
 
 
-@pytest.mark.parametrize("method", ["safe_a", "proker", "clip_adapter"])
+@pytest.mark.parametrize("method", ["safe_a", "proker"])
 def test_methods_that_are_no_linear_classifier_become_onnx_graphs(
     tmp_path: Path, method: str
 ) -> None:

@@ -58,7 +58,7 @@ def test_the_linear_form_is_the_method(tmp_path: Path, method: str) -> None:
         assert torch.allclose(found, fitted.logits(features, predictor.at), atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("method", ["safe", "safe_a", "proker", "clip_adapter", "weight_blend"])
+@pytest.mark.parametrize("method", ["safe_a", "proker", "clip_adapter"])
 def test_a_program_of_torch_takes_any_number_of_images(tmp_path: Path, method: str) -> None:
     predictor = Predictor.load(write_head(tmp_path, method))
     run = traced(ExportedModel(predictor), SIZE).module()
