@@ -48,6 +48,8 @@ def write(folder: Path, predictor: Predictor) -> Callable[[Tensor], Tensor]:
             dynamo=True,
             input_names=[PIXELS],
             output_names=[PROBABILITIES, LOGITS],
+            # The name that the graph gets for the number of images, which is free already.
+            dynamic_shapes={PIXELS: {0: "batch"}},
             opset_version=OPSET,
             verbose=False,
         )

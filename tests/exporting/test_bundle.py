@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -282,18 +283,9 @@ def test_onnx_without_its_packages_names_the_extra(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import importlib.util
-
-    from safe_ray.exporting import checks
-
     # What Python does for a package that is not installed.
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    monkeypatch.setattr(
-        checks,
-        "find_spec",
-        lambda name: None if name == "onnxscript" else importlib.util.find_spec(name),
-    )
-    with refused(capsys, "--format onnx needs onnxscript: pip install 'safe-ray[onnx]'"):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with refused(capsys, "--format onnx needs onnxruntime: pip install 'safe-ray[onnx]'"):
         assert export([str(head), "--out", str(tmp_path / "b"), "--format", "onnx"]) == 2
     with refused(capsys, "needs onnxruntime"):
         assert predict([str(bundles["onnx"]), str(tmp_path / "x.png")]) == 2

@@ -26,12 +26,20 @@ def some_pixels(images: int) -> torch.Tensor:
     return torch.randint(256, (images, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.fixture(scope="module", params=METHODS)
+def of_method(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Predictor]:
+    """Each method, and a head of it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, Predictor.load(write_head(folder, request.param))
+
+
 @torch.no_grad()
 def test_the_module_says_of_every_method_what_the_predictor_says(
-    tmp_path: Path, method: str
+    of_method: tuple[str, Predictor],
 ) -> None:
-    predictor = Predictor.load(write_head(tmp_path, method))
+    _, predictor = of_method
     pixels = some_pixels(5)
     wanted = predictor.logits(pixels)
     found = ExportedModel(predictor)(pixels)
@@ -40,10 +48,9 @@ def test_the_module_says_of_every_method_what_the_predictor_says(
     assert torch.allclose(found["probabilities"], torch.softmax(wanted / TEMPERATURE, -1))
 
 
-@pytest.mark.parametrize("method", METHODS)
 @torch.no_grad()
-def test_the_linear_form_is_the_method(tmp_path: Path, method: str) -> None:
-    predictor = Predictor.load(write_head(tmp_path, method))
+def test_the_linear_form_is_the_method(of_method: tuple[str, Predictor]) -> None:
+    method, predictor = of_method
     shape = (4, 1, predictor.backbone.tokens, predictor.backbone.width)
     maps = torch.randn(shape, generator=torch.Generator().manual_seed(1)).half()
     features = MappedFeatures(
