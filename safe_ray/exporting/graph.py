@@ -82,6 +82,9 @@ class ExportedModel(nn.Module):
         InputError: the method's logits cannot be had of the pooled features of one view alone.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
         backbone, preprocessing = predictor.backbone, predictor.preprocessing
