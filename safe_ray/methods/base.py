@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -99,6 +99,26 @@ class Fitted(Protocol):
     def state(self) -> Mapping[str, Tensor]:
         """Return the tensors from which the method's `load` makes it again."""
         ...
+
+
+@runtime_checkable
+class Graphable(Protocol):
+    """A fitted method whose `logits` a graph cannot hold as they are, and what it can hold."""
+
+    def function(self, at: At) -> Callable[[Features], Tensor]:
+        """Return `logits` at these knobs, as a function of features alone.
+
+        What does not depend on features is computed before, and how it goes does not depend on the
+        number of samples.
+        """
+        ...
+
+
+def function_of(fitted: Fitted, at: At) -> Callable[[Features], Tensor]:
+    """Return the logits at these knobs as a function of features that a graph can hold."""
+    if isinstance(fitted, Graphable):
+        return fitted.function(at)
+    return lambda features: fitted.logits(features, at)
 
 
 class Method(Protocol):

@@ -31,9 +31,10 @@ OPTIONS = (TOP, OUT, BATCH, ALPHA, RAY, IMPORT, HELP, VERSION)
 USAGE = """usage: python -m safe_ray.predict HEAD IMAGES... [options]
 
 Classify images with a head that a sweep has trained. HEAD is the head's folder, a sweep's folder
-with a task in it (outputs/demo/icon_kinds-2shot-seed1), or models:/<name>@best in the MLflow that
-MLFLOW_TRACKING_URI names. IMAGES are files, folders, patterns, tables with a column `path`, URIs,
-or - for paths on standard input. An image that cannot be read is a row with its error.
+with a task in it (outputs/demo/icon_kinds-2shot-seed1), models:/<name>@best in the MLflow that
+MLFLOW_TRACKING_URI names, or a bundle that safe_ray.export wrote. IMAGES are files, folders,
+patterns, tables with a column `path`, URIs, or - for paths on standard input. An image that cannot
+be read is a row with its error.
 
 Where folders are called as the classes, or a table has a column `class`, a report follows.
 
@@ -124,19 +125,17 @@ def predict(request: Request) -> int:
     Raises:
         InputError: no head, no image, or a file that cannot be written.
     """
-    from safe_ray.heads.artifact import load_card
     from safe_ray.prediction.heads import find_head
     from safe_ray.prediction.images import find_pictures
     from safe_ray.prediction.judging import Judgement, report
+    from safe_ray.prediction.models import names_and_temperature
     from safe_ray.prediction.rows import check_out, writer
 
     if request.out is not None:
         check_out(request.out)
     folder = find_head(request.head)
-    card = load_card(folder)
-    names = tuple(card["class_names"])
+    names, temperature = names_and_temperature(folder)
     top = min(request.top, len(names))
-    temperature = float(card.get("calibration", {}).get("temperature", 1.0))
     pictures = find_pictures(request.images, names, sys.stdin)
     judgement = Judgement.of(names)
     began = time.monotonic()
@@ -165,13 +164,13 @@ def _stream(request: Request, folder: Path, pictures: Iterable[Picture]) -> Iter
     import torch
 
     from safe_ray.prediction.classifying import classified
-    from safe_ray.prediction.predictor import Predictor
+    from safe_ray.prediction.models import load_model
 
     trusted = () if request.imported is None else (request.imported,)
     if not request.ray:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        predictor = Predictor.load(folder, device, request.alpha, trusted)
-        return classified(predictor, pictures, request.batch)
+        model = load_model(folder, device, request.alpha, trusted)
+        return classified(model, pictures, request.batch)
     from safe_ray.cluster import connect
     from safe_ray.prediction.distributed import classified_on_cluster
 

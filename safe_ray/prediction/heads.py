@@ -8,6 +8,7 @@ from pathlib import Path
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import is_uri, resolve_path
 from safe_ray.heads.artifact import CARD_FILE, load_card
+from safe_ray.prediction.bundle_files import is_bundle
 from safe_ray.report.summary import SUMMARY_FILE, TaskResult, read_summary, task_id
 from safe_ray.specs import Task
 
@@ -19,9 +20,9 @@ def find_head(text: str) -> Path:
     """Return the folder of the head that a person names.
 
     Args:
-        text: a head's folder; a sweep's folder if it has one task, or `<sweep>/<task>` or
-            `<sweep>/<task>/<method>`; or `models:/<name>@<alias>` or `models:/<name>/<version>`
-            in the MLflow that `MLFLOW_TRACKING_URI` names.
+        text: a head's folder, or an exported bundle's; a sweep's folder if it has one task, or
+            `<sweep>/<task>` or `<sweep>/<task>/<method>`; or `models:/<name>@<alias>` or
+            `models:/<name>/<version>` in the MLflow that `MLFLOW_TRACKING_URI` names.
 
     Raises:
         InputError: there is no such head, or several fit.
@@ -34,7 +35,7 @@ def find_head(text: str) -> Path:
             "to a folder first."
         )
     folder = resolve_path(text)
-    if (folder / CARD_FILE).is_file():
+    if (folder / CARD_FILE).is_file() or is_bundle(folder):
         return folder
     for sweep, inside in ((folder, ()), (folder.parent, folder.parts[-1:])):
         if (sweep / SUMMARY_FILE).is_file():
