@@ -187,7 +187,8 @@ class FewShotClassifier:
         from safe_ray.classifier.fitting import train
 
         device = _device(self.device)
-        with tempfile.TemporaryDirectory(prefix="safe-ray-") as folder, self._reporter() as reporter:
+        kept = tempfile.TemporaryDirectory(prefix="safe-ray-")
+        with kept as folder, self._reporter() as reporter:
             given = self._given(images, labels)
             config = self._config(given, self.shots if shots is None else shots, Path(folder))
             threads = torch.get_num_threads()
@@ -324,8 +325,7 @@ class FewShotClassifier:
         """Return a classifier that was saved, or one of a sweep's.
 
         Args:
-            head: a folder that `save` wrote, a task of a sweep (`outputs/first/birds-16shot-seed1`),
-                or `models:/<name>@best` in the MLflow that `MLFLOW_TRACKING_URI` names.
+            head: a folder that `save` wrote, a task of a sweep (`outputs/<sweep>/<task>`), or `models:/<name>@best` in the MLflow that `MLFLOW_TRACKING_URI` names.
             device: `cpu` or `cuda`; None is a GPU where there is one.
             trusted: modules of your own that the head may name.
 
@@ -442,5 +442,7 @@ def _device(name: str | None) -> torch.device:
     except RuntimeError:
         usable = False
     if not usable:
-        raise InputError(f"device is {name!r}: give 'cpu', or 'cuda' where there is a GPU, or None.")
+        raise InputError(
+            f"device is {name!r}: give 'cpu', or 'cuda' where there is a GPU, or None."
+        )
     return device

@@ -83,8 +83,8 @@ class Explanation:
         self.image().show()
 
     def _repr_html_(self) -> str:
-        panels = (
-            ("image", self.picture, []),
+        panels: tuple[tuple[str, Image.Image, Sequence[tuple[Any, float]]], ...] = (
+            ("image", self.picture, ()),
             ("original", self.overlays[0], self.original_says()),
             ("tuned", self.overlays[1], self.tuned_says()),
         )
@@ -148,7 +148,9 @@ def _lines(says: Sequence[tuple[Any, float]]) -> list[str]:
 
 def _within(picture: Image.Image, side: int) -> Image.Image:
     scale = side / max(picture.size)
-    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+    return picture.resize(
+        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    )
 
 
 def _fitting(line: str, font: Any) -> str:

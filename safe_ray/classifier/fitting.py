@@ -80,6 +80,7 @@ def train(
         reporter.say(sentence)
     backbone = load_backbone(config.backbone.spec(), device)
     [group] = groups_of(config)
+    group = replace(group, space=group.space.for_shots(task.shots))
     plan = plan_here(device)
     precision = _precision(config, device)
     batch_size = config.features.batch_size

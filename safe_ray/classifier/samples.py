@@ -92,9 +92,7 @@ def _at(text: str) -> list[Sample]:
     place = locate(text, Path.cwd())
     if not is_folder(place):
         return [Sample(text, ImageSource(file=place))]
-    return [
-        Sample(found.path, ImageSource(file=found.file)) for found in find_pictures([text], ())
-    ]
+    return [Sample(found.path, ImageSource(file=found.file)) for found in find_pictures([text], ())]
 
 
 def _sample(image: Any, name: str) -> Sample:

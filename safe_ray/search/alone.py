@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import optuna
 import torch
 
 from safe_ray.search.groups import Group
@@ -34,7 +36,7 @@ def search_alone(
     Args:
         sweep: the folder that holds the task (see `safe_ray.training.job`).
         facts: the task.
-        group: the methods.
+        group: the methods; no quantity of their space depends on the shots any more.
         candidates: how many, if anything is searched.
         bank: candidates of a bank.
         seed: `search.seed`.
@@ -45,12 +47,14 @@ def search_alone(
     Raises:
         InputError: the folder cannot be written.
     """
-    space = group.space.for_shots(facts.task.shots)
     sizes = bank_sizes((group.candidates(candidates),), bank)
     outcomes: list[BankOutcome] = []
     began = time.monotonic()
     for number, size in enumerate(sizes):
-        suggested = suggest_bank(space, outcomes, (), size, task_seed(seed, facts.task.id))
+        with _quiet():
+            suggested = suggest_bank(
+                group.space, outcomes, (), size, task_seed(seed, facts.task.id)
+            )
         job = BankJob(str(sweep), facts.task.id, group.name, number, tuple(suggested))
 
         def tell(share: float, before: int = sum(sizes[:number]), of_bank: int = size) -> None:
@@ -63,3 +67,14 @@ def search_alone(
         outcomes.append(outcome)
         tell(1.0)
     return outcomes
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Optuna from announcing each study that a suggestion is made in."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -62,7 +62,9 @@ def extract_support(
     `precision` is `features.precision` with `auto` resolved, once for all of a sweep. `reporter` is
     told of damaged parts, and of the check for them if it takes long.
     """
-    return _extract(config, backbone, support_requests(config, tasks), precision, progress, reporter)
+    return _extract(
+        config, backbone, support_requests(config, tasks), precision, progress, reporter
+    )
 
 
 def extract_tests(
@@ -77,9 +79,7 @@ def extract_tests(
     return _extract(config, backbone, _tests(inventories), precision, progress, reporter)
 
 
-def support_requests(
-    config: SweepConfig, tasks: Sequence[CheckedTask]
-) -> list[ExtractionRequest]:
+def support_requests(config: SweepConfig, tasks: Sequence[CheckedTask]) -> list[ExtractionRequest]:
     """Return what training and validation need of the feature store."""
     views = range(config.features.views + 1)
     requests = [ExtractionRequest.of(task.support, views) for task in tasks]
