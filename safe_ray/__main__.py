@@ -71,7 +71,7 @@ def usage(verbs: Sequence[str]) -> str:
             "commands:",
             *lines,
             "",
-            f"{SCRIPT} <command> --help says what each takes. In Python: safe_ray.FewShotClassifier.",
+            f"{SCRIPT} <command> --help says what each takes.",
         ]
     )
 

@@ -325,7 +325,8 @@ class FewShotClassifier:
         """Return a classifier that was saved, or one of a sweep's.
 
         Args:
-            head: a folder that `save` wrote, a task of a sweep (`outputs/<sweep>/<task>`), or `models:/<name>@best` in the MLflow that `MLFLOW_TRACKING_URI` names.
+            head: a folder that `save` wrote, a task of a sweep (`outputs/<sweep>/<task>`), or
+                `models:/<name>@best` in the MLflow that `MLFLOW_TRACKING_URI` names.
             device: `cpu` or `cuda`; None is a GPU where there is one.
             trusted: modules of your own that the head may name.
 

@@ -215,7 +215,8 @@ def _written(name: str, value: Any) -> str:
         text = str(value)
         if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
             return text
-        escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+        # A backslash is one by itself, but for those before a quote.
+        escaped = re.sub(r"(\\*)('|$)", lambda at: at[1] * 2 + ("\\'" if at[2] else ""), text)
         return f"'{escaped}'"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_written(name, v)}" for key, v in value.items()) + "}"

@@ -75,10 +75,7 @@ def test_a_head_that_was_saved_says_the_same(fitted: FewShotClassifier, tmp_path
     assert again.best_params_ == fitted.best_params_
     assert again.validation_ is None
     assert again.save(tmp_path / "again").is_dir()
-    first, second = (
-        json.loads((tmp_path / n / "head.json").read_text()) for n in ("head", "again")
-    )
-    assert first == second
+    assert (tmp_path / "again" / "head.json").read_text() == (place / "head.json").read_text()
 
 
 @pytest.mark.timeout(200)
@@ -163,7 +160,7 @@ def test_another_method_and_metric(tiny_config_dir: Path, tmp_path: Path) -> Non
     images, labels = drawings(3)
     model = quick(tiny_config_dir, method="tip_adapter", metric="mean_per_class")
     model.fit(images, labels)
-    assert set(model.best_params_) >= {"beta", "gamma"} or "tip_beta" in model.best_params_
+    assert model.best_params_.keys() == {"beta", "gamma"}
     few = [*images[:3], images[14]]
     predicted = model.predict(few)
     right = predicted == np.array([*labels[:3], labels[14]])

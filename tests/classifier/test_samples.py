@@ -138,7 +138,7 @@ def test_labels_that_do_not_fit_are_refused(labels: list[object], said: str) -> 
 
 def test_prompts_have_the_words_that_labels_were_given() -> None:
     assert words_of([3, 7], {3: "a cat"}) == ("a cat", "7")
-    with pytest.raises(InputError, match="names 'catt', and no image.*Did you mean 'cat'"):
+    with pytest.raises(InputError, match=r"names 'catt', and no image.*Did you mean 'cat'"):
         words_of(["cat", "dog"], {"catt": "a cat"})
     with pytest.raises(InputError, match="calls 'cat' '': give a word"):
         words_of(["cat", "dog"], {"cat": ""})

@@ -32,7 +32,7 @@ def test_making_one_only_keeps_the_parameters_and_a_clone_has_the_same(
 def test_parameters_are_set_by_name_and_shown_where_they_are_not_the_usual_ones() -> None:
     model = FewShotClassifier().set_params(shots=4, method="safe_a")
     assert repr(model) == "FewShotClassifier(method='safe_a', shots=4)"
-    with pytest.raises(InputError, match="no parameter 'shot'.*Did you mean 'shots'"):
+    with pytest.raises(InputError, match=r"no parameter 'shot'.*Did you mean 'shots'"):
         model.set_params(shot=4)
 
 
