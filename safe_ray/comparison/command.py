@@ -16,6 +16,7 @@ from safe_ray.arguments import (
     answer,
     help_lines,
     parse,
+    spelled,
     version,
 )
 from safe_ray.errors import InputError
@@ -77,7 +78,7 @@ def _compare(given: Arguments) -> int:
         print(version())
         return 0
     if HELP.name in given.flags:
-        print("\n".join([USAGE, *help_lines(OPTIONS)]))
+        print(spelled("\n".join([USAGE, *help_lines(OPTIONS)])))
         return 0
     if not given.rest:
         raise InputError(

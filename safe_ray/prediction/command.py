@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safe_ray.arguments import HELP, VERSION, Arguments, Option, answer, help_lines, parse, version
+from safe_ray.arguments import (
+    HELP,
+    VERSION,
+    Arguments,
+    Option,
+    answer,
+    help_lines,
+    parse,
+    spelled,
+    version,
+)
 from safe_ray.errors import InputError
 from safe_ray.progress import duration
 
@@ -76,7 +86,7 @@ def _run(given: Arguments) -> int:
         print(version())
         return 0
     if HELP.name in given.flags:
-        print("\n".join([USAGE, *help_lines(OPTIONS)]))
+        print(spelled("\n".join([USAGE, *help_lines(OPTIONS)])))
         return 0
     return predict(_request(given))
 

@@ -99,7 +99,6 @@ class Predictor:
         if backbone is None:
             parts = ("trunk", "pooling") if classifier is not None else ("trunk", "pooling", "text")
             backbone = load_backbone(spec, device, parts)
-            backbone.trunk.to(memory_format=torch.channels_last)
         if backbone.digest != named.get("digest"):
             raise InputError(
                 f"The head in {folder} was trained on weights of {spec.name!r} with the digest "
@@ -110,6 +109,41 @@ class Predictor:
             absent = isinstance(backbone.text, AbsentPart)
             reader = load_backbone(spec, device, ("text",)) if absent else backbone
             classifier = _classifier(reader, card, folder)
+        try:
+            return cls.of(card, state, backbone, classifier, at, device)
+        except InputError:
+            raise
+        # Tensors of other names and shapes fail in a different way in each method.
+        except Exception as error:
+            raise InputError(
+                f"The head in {folder} does not fit its card ({first_line(error)}): fetch it again."
+            ) from error
+
+    @classmethod
+    def of(
+        cls,
+        card: Mapping[str, Any],
+        state: Mapping[str, Tensor],
+        backbone: Backbone,
+        classifier: Tensor,
+        at: Mapping[str, float],
+        device: torch.device,
+    ) -> Predictor:
+        """Put together what is in memory, and try it on a blank map.
+
+        Args:
+            card: of the head.
+            state: the head's tensors.
+            backbone: trunk and pooling, on `device`.
+            classifier: `[classes, D]`, the text embeddings of the classes.
+            at: a value for each of the method's knobs.
+            device: where to compute.
+
+        Raises:
+            Exception: the tensors are not those of the card's method, pooling and classes; of which
+                type depends on the method.
+        """
+        backbone.trunk.to(memory_format=torch.channels_last)
         task = TaskData(
             MappedFeatures(torch.empty(0), backbone.pooling, backbone.state, device),
             torch.empty(0, dtype=torch.int64),
@@ -118,14 +152,8 @@ class Predictor:
             backbone.state,
         )
         method = make_method(card["method"]["module"], card["method"].get("options", {}))
-        try:
-            fitted = method.load(state, task)
-            _try_out(fitted, backbone, at, len(card["class_names"]), device)
-        # Tensors of other names and shapes fail in a different way in each method.
-        except Exception as error:
-            raise InputError(
-                f"The head in {folder} does not fit its card ({first_line(error)}): fetch it again."
-            ) from error
+        fitted = method.load(state, task)
+        _try_out(fitted, backbone, at, len(card["class_names"]), device)
         return cls(card, backbone, task, fitted, at, device)
 
     def with_alpha(self, alpha: float) -> Predictor:

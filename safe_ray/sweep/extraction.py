@@ -38,7 +38,7 @@ def check_store(
     if not folder.is_dir() or os.access(folder, os.W_OK | os.X_OK):
         return
     store = open_store(backbone, folder, precision)
-    requests = [*_support(config, images.tasks), *_tests(images.tests.values())]
+    requests = [*support_requests(config, images.tasks), *_tests(images.tests.values())]
     wanted, _ = wanted_rows(requests, ())
     missing = len(missing_rows(store, wanted))
     if missing:
@@ -62,7 +62,9 @@ def extract_support(
     `precision` is `features.precision` with `auto` resolved, once for all of a sweep. `reporter` is
     told of damaged parts, and of the check for them if it takes long.
     """
-    return _extract(config, backbone, _support(config, tasks), precision, progress, reporter)
+    return _extract(
+        config, backbone, support_requests(config, tasks), precision, progress, reporter
+    )
 
 
 def extract_tests(
@@ -77,7 +79,8 @@ def extract_tests(
     return _extract(config, backbone, _tests(inventories), precision, progress, reporter)
 
 
-def _support(config: SweepConfig, tasks: Sequence[CheckedTask]) -> list[ExtractionRequest]:
+def support_requests(config: SweepConfig, tasks: Sequence[CheckedTask]) -> list[ExtractionRequest]:
+    """Return what training and validation need of the feature store."""
     views = range(config.features.views + 1)
     requests = [ExtractionRequest.of(task.support, views) for task in tasks]
     requests += [

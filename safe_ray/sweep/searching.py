@@ -137,17 +137,7 @@ def _bank_size(
     search = config.search
     if search.bank != "auto":
         return search.bank
-    crossed = any(task.selection == "cross" for task in facts.values())
-    folds = search.folds if crossed else 0
-    footprint = BankFootprint(
-        parameters=sum(tensor.numel() for tensor in backbone.state.values()),
-        activation_bytes=backbone.pooling.activation_bytes(
-            backbone.state, config.training.batch_size
-        ),
-        members=1 + folds,
-        maps=max(task.maps_in_memory for task in facts.values()),
-        map_bytes=2 * backbone.tokens * backbone.width,
-    )
+    footprint = BankFootprint.of(list(facts.values()), backbone, config.training.batch_size)
     return decided(
         config,
         "bank",

@@ -280,6 +280,16 @@ def _save(
     return fits
 
 
+def describe_method(spec: MethodSpec) -> dict[str, Any]:
+    """Return what a head's card says of its method."""
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "module": spec.module,
+        "options": dict(spec.options),
+    }
+
+
 def _card(
     facts: TaskFacts,
     spec: MethodSpec,
@@ -303,12 +313,7 @@ def _card(
     )
     return {
         **facts.card,
-        "method": {
-            "name": spec.name,
-            "title": spec.title,
-            "module": spec.module,
-            "options": dict(spec.options),
-        },
+        "method": describe_method(spec),
         # Where there is an alpha, readers of a head look for it here.
         **({"alpha": at["alpha"]} if "alpha" in at else {}),
         "knobs": dict(at),
