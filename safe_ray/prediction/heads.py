@@ -9,6 +9,7 @@ from safe_ray.errors import InputError, nearest
 from safe_ray.files import is_uri, resolve_path
 from safe_ray.heads.artifact import CARD_FILE
 from safe_ray.report.summary import SUMMARY_FILE, TaskResult, read_summary
+from safe_ray.specs import Task
 
 MODELS = "models:/"
 _SHOWN = 12
@@ -49,7 +50,7 @@ def find_head(text: str) -> Path:
 
 def task_id(result: TaskResult) -> str:
     """Return the name of an entry's task."""
-    return f"{result.dataset}-{result.shots}shot-seed{result.seed}"
+    return Task(result.dataset, result.shots, result.seed).id
 
 
 def _of_sweep(sweep: Path, inside: Sequence[str]) -> Path:
@@ -90,10 +91,12 @@ def _of_sweep(sweep: Path, inside: Sequence[str]) -> Path:
     return folder
 
 
-def _on_validation(result: TaskResult) -> tuple[float, float]:
+def _on_validation(result: TaskResult) -> tuple[bool, float, float]:
     shown = result.validation
     by_class = result.protocol.metric == "mean_per_class"
-    return (shown.mean_per_class if by_class else shown.accuracy), -shown.nll
+    # One that gave way to zero-shot has not what validation says of it.
+    gave_way = result.protocol.cautious and not shown.gain_shown
+    return not gave_way, (shown.mean_per_class if by_class else shown.accuracy), -shown.nll
 
 
 def _listed(names: Sequence[str]) -> str:

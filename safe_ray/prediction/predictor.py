@@ -20,7 +20,7 @@ from safe_ray.files import digest_json
 from safe_ray.heads.artifact import load_head
 from safe_ray.methods.base import Fitted, TaskData, check_module, make_method
 from safe_ray.methods.features import MappedFeatures
-from safe_ray.specs import BackboneSpec, Task
+from safe_ray.specs import BackboneSpec, Task, shots_of
 from safe_ray.training.facts import CLASSIFIER, TaskFacts, load_classifier
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _kept_classifier(folder: Path, card: Mapping[str, Any]) -> Tensor | None:
 
 
 def _task_id(card: Mapping[str, Any]) -> str:
-    return Task(str(card["dataset"]), int(card["shots"]), int(card["seed"])).id
+    return Task(str(card["dataset"]), shots_of(card["shots"]), int(card["seed"])).id
 
 
 def _classifier(backbone: Backbone, card: Mapping[str, Any], folder: Path) -> Tensor:

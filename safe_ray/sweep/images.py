@@ -19,8 +19,8 @@ from safe_ray.features.inventory import (
     take_inventory,
 )
 from safe_ray.progress import Progress
-from safe_ray.specs import Task
-from safe_ray.sweep.data import Selection, selection_of
+from safe_ray.specs import Selection, Task
+from safe_ray.sweep.data import selection_of
 
 Watch = Callable[[str], Progress]
 """Starts a phase of the work by name, and returns what to call with its progress."""
