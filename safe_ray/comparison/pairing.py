@@ -175,7 +175,8 @@ def _check_sizes(common: Iterable[Cell], results: Results) -> None:
                 dataset, shots, seed = cell
                 raise InputError(
                     f"{dataset} at {shots_in_words(shots)}, seed {seed} was tested on {many} "
-                    f"images for {first} and on {count} for {name}: name sweeps with the same test split."
+                    f"images for {first} and on {count} for {name}: name sweeps with the same "
+                    "test split."
                 )
 
 

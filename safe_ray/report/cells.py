@@ -14,7 +14,8 @@ from safe_ray.specs import shots_text
 WINNERS = (
     "Winners were chosen by: coop, a few validation samples a class; cross, cross-validation on "
     "the support samples; full, the whole validation split; held_out, a fifth of the training "
-    "images; never by a test sample. They were chosen for the metric, or by the rule of search.choose_by that is named."
+    "images; never by a test sample. They were chosen for the metric, or by the rule of "
+    "search.choose_by that is named."
 )
 ACCURACY = "Accuracy over all test images"
 PER_CLASS = "Mean per class accuracy: the mean over the classes of the accuracy in each"
@@ -124,7 +125,8 @@ def not_shown_line(results: Sequence[TaskResult]) -> str:
         f"In {count} of {len(able)} {what}{'s' * (len(able) != 1)} the validation samples do "
         "not show a gain over zero-shot beyond chance (sign test on the samples that only one of "
         "the two gets right, 5%, one-sided)."
-        + " search.cautious=true has put zero-shot in their place." * _is_cautious(able)
+        + " search.cautious=true has put zero-shot in their place."
+        * _is_cautious(able)
     )
 
 

@@ -65,7 +65,7 @@ class Choice:
 
     @property
     def values(self) -> dict[str, float]:
-        """What the candidate was trained with, and its knobs; nothing where nothing of it is kept."""
+        """What the candidate was trained with, and its knobs; nothing if nothing of it is kept."""
         if self.gave_way and self.winner.folder is None:
             return {}
         return {**self.candidate.values, **self.winner.at}

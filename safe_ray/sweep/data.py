@@ -22,7 +22,6 @@ from safe_ray.sweep.shares import unlike_shares
 from safe_ray.sweep.targets import check_targets, target_columns
 
 
-
 def read_manifests(config: SweepConfig) -> dict[str, Manifest]:
     """Read and check the data sets of the sweep, its targets included.
 
@@ -68,9 +67,7 @@ def draw_episodes(config: SweepConfig, manifests: Mapping[str, Manifest]) -> dic
     Raises:
         InputError: there is nothing to validate on, or too little to cross-validate.
     """
-    episodes = {
-        task: _draw(config, manifests[task.dataset], task) for task in config.tasks.tasks()
-    }
+    episodes = {task: _draw(config, manifests[task.dataset], task) for task in config.tasks.tasks()}
     for task, episode in episodes.items():
         selection = selection_of(config, episode)
         if selection != "cross" and episode.validation.num_rows == 0:
