@@ -73,6 +73,7 @@ class _Card:
     logit_scale: _Positive
     weights: _Weights
     calibration: _Calibration = field(default_factory=_Calibration)
+    names: tuple[tuple[str, ...], ...] = ()
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from safe_ray.backbones.openclip import load_backbone
 from safe_ray.data.locations import first_line
-from safe_ray.data.prompts import render_prompts
+from safe_ray.data.prompts import render_names
 from safe_ray.data.views import Preprocessing
 from safe_ray.errors import InputError
 from safe_ray.features.trunk import run_trunk
@@ -200,7 +200,8 @@ def _task_id(card: Mapping[str, Any]) -> str:
 
 
 def _classifier(backbone: Backbone, card: Mapping[str, Any], folder: Path) -> Tensor:
-    prompts = render_prompts(card["class_names"], card["templates"])
+    names = card.get("names") or [[name] for name in card["class_names"]]
+    prompts = render_names(names, card["templates"])
     if digest_json(prompts) != card.get("prompts_digest"):
         raise InputError(
             f"The prompts of the head in {folder} are not its templates with its class names "

@@ -141,6 +141,7 @@ def _card(
         "shots": "all" if episode.shots == ALL_SHOTS else episode.shots,
         "seed": episode.seed,
         "class_names": list(manifest.classes),
+        **({"names": [list(own) for own in manifest.names]} if manifest.names else {}),
         "templates": list(manifest.templates),
         "prompts": config.data.prompts,
         "prompts_digest": digest_json(manifest.prompts),
