@@ -119,11 +119,10 @@ def read_classes(location: str) -> list[Any] | dict[str, Any]:
     from safe_ray.data.locations import read_bytes
 
     try:
-        if is_uri(location):
-            content = read_bytes(location)
-        else:
-            content = read_file(resolve_path(location), LARGEST_JSON)
-        text = content.decode("utf-8-sig")
+        remote = is_uri(location)
+        encoded = read_bytes(location) if remote else _read(location)
+        text = encoded.decode("utf-8-sig")
+        content: Any
         suffix = PurePath(location).suffix.lower()
         if suffix == ".json":
             content = parse_json(text)
@@ -146,6 +145,10 @@ def read_classes(location: str) -> list[Any] | dict[str, Any]:
     return (
         {str(key): name for key, name in content.items()} if isinstance(content, dict) else content
     )
+
+
+def _read(location: str) -> bytes:
+    return read_file(resolve_path(location), LARGEST_JSON)
 
 
 def name_of(path: str) -> str:

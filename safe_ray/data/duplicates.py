@@ -185,7 +185,7 @@ def _near(
             for begin in range(0, len(run), piece):
                 rows = np.sort(run[begin : begin + piece])
                 if len(rows) > 1 and (groups[rows] != groups[rows[0]]).any():
-                    pairs += _near_among(rows, bits, groups)
+                    pairs += _near_among(rows, bits, brightness, groups)
     if not pairs:
         return (np.empty(0, np.int64),) * 3
     firsts, seconds, apart = map(np.concatenate, zip(*pairs, strict=True))
@@ -194,7 +194,7 @@ def _near(
 
 
 def _near_among(
-    rows: np.ndarray, bits: np.ndarray, groups: np.ndarray
+    rows: np.ndarray, bits: np.ndarray, brightness: np.ndarray, groups: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield for some images, whose indices ascend, the nearest pairs of each."""
     for begin in range(0, len(rows), _ROWS_AT_ONCE):
@@ -207,9 +207,12 @@ def _near_among(
             & (earlier[None] < later[:, None])
         )
         if possible.sum() > _NEAREST_EACH * len(later):
-            nearest = np.argsort(np.where(possible, apart, 255), axis=1, kind="stable")
+            unlike = np.abs(brightness[later, None] - brightness[None, earlier])
+            unlike = np.where(possible, unlike + 256.0 * apart, np.inf)
+            most = min(_NEAREST_EACH, len(earlier)) - 1
+            nearest = np.argpartition(unlike, most, axis=1)[:, : most + 1]
             kept = np.zeros_like(possible)
-            np.put_along_axis(kept, nearest[:, :_NEAREST_EACH], True, axis=1)
+            np.put_along_axis(kept, nearest, True, axis=1)
             possible &= kept
         at, other = np.nonzero(possible)
         if len(at):

@@ -25,7 +25,7 @@ from safe_ray.data.prompts import (
     render_prompts,
 )
 from safe_ray.data.readers import READERS, SPLITS, RawDataset
-from safe_ray.data.readers.base import all_names
+from safe_ray.data.readers.base import all_names, chosen_classes
 from safe_ray.data.sources import ImageSource, image_sources
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import resolve_path
@@ -49,6 +49,7 @@ class Manifest:
         sentences: the prompts of each class, if they are no templates.
         ids: what the source calls the classes, if it has ids; two classes may then have one name.
         names: every name of each class, where a class has several; the first is in `classes`.
+        called: what the source calls each class, where `options.classes` gives them other names.
         listed: the split was made from a listing of files (see `RawDataset`).
         notes: what was assumed in reading, in sentences.
     """
@@ -60,6 +61,7 @@ class Manifest:
     sentences: tuple[tuple[str, ...], ...] = ()
     ids: tuple[str, ...] | None = None
     names: tuple[tuple[str, ...], ...] = ()
+    called: tuple[str, ...] = ()
     listed: bool = False
     notes: tuple[str, ...] = ()
 
@@ -132,6 +134,7 @@ def load_manifest(spec: DatasetSpec, root: Path, prompts: Prompts = "single") ->
         sentences=sentences,
         ids=raw.ids,
         names=names,
+        called=_called(spec, raw),
         listed=raw.listed,
         notes=raw.notes,
     )
@@ -214,6 +217,11 @@ def _several_names(spec: DatasetSpec, raw: RawDataset) -> tuple[tuple[str, ...],
                 f"{raw.classes[label]!r}: give it to one of them."
             )
     return names
+
+
+def _called(spec: DatasetSpec, raw: RawDataset) -> tuple[str, ...]:
+    chosen = chosen_classes(spec) or ()
+    return chosen if len(chosen) == len(raw.classes) and chosen != raw.classes else ()
 
 
 def _check_labels(raw: RawDataset, split: str) -> None:

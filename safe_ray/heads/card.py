@@ -73,7 +73,8 @@ class _Card:
     logit_scale: _Positive
     weights: _Weights
     calibration: _Calibration = field(default_factory=_Calibration)
-    names: tuple[tuple[str, ...], ...] = ()
+    names: tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...] = ()
+    called: tuple[str, ...] = ()
 
 
 @functools.cache

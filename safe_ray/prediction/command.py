@@ -126,7 +126,7 @@ def predict(request: Request) -> int:
     """
     from safe_ray.heads.artifact import load_card
     from safe_ray.prediction.heads import find_head
-    from safe_ray.prediction.images import find_pictures
+    from safe_ray.prediction.images import find_pictures, other_names
     from safe_ray.prediction.judging import Judgement, report
     from safe_ray.prediction.rows import check_out, writer
 
@@ -137,7 +137,7 @@ def predict(request: Request) -> int:
     names = tuple(card["class_names"])
     top = min(request.top, len(names))
     temperature = float(card.get("calibration", {}).get("temperature", 1.0))
-    pictures = find_pictures(request.images, names, sys.stdin)
+    pictures = find_pictures(request.images, names, sys.stdin, other_names(card))
     judgement = Judgement.of(names)
     began = time.monotonic()
     counted = _Count(quiet=request.out is None and sys.stdout.isatty())

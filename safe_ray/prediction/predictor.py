@@ -202,7 +202,8 @@ def _task_id(card: Mapping[str, Any]) -> str:
 def _classifier(backbone: Backbone, card: Mapping[str, Any], folder: Path) -> Tensor:
     names = card.get("names") or [[name] for name in card["class_names"]]
     prompts = render_names(names, card["templates"])
-    if digest_json(prompts) != card.get("prompts_digest"):
+    known = digest_json(prompts) == card.get("prompts_digest")
+    if len(prompts) != len(card["class_names"]) or not known:
         raise InputError(
             f"The prompts of the head in {folder} are not its templates with its class names "
             f"(they are {card.get('prompts')!r}), and its card does not hold them: name the head "

@@ -141,7 +141,9 @@ def _card(
         "shots": "all" if episode.shots == ALL_SHOTS else episode.shots,
         "seed": episode.seed,
         "class_names": list(manifest.classes),
+        # What else the classes are called, where they are called something else.
         **({"names": [list(own) for own in manifest.names]} if manifest.names else {}),
+        **({"called": list(manifest.called)} if manifest.called else {}),
         "templates": list(manifest.templates),
         "prompts": config.data.prompts,
         "prompts_digest": digest_json(manifest.prompts),
