@@ -20,6 +20,7 @@ from safe_ray.arguments import (
     version,
 )
 from safe_ray.errors import InputError
+from safe_ray.specs import shots_text
 
 if TYPE_CHECKING:
     from safe_ray.comparison.pairing import Paired
@@ -203,7 +204,7 @@ def _opening(paired: Paired) -> str:
     count = len(paired.contestants)
     return (
         f"{count} method{'s' * (count != 1)} on {tasks} task{'s' * (tasks != 1)} "
-        f"({len(paired.datasets)} data sets, shots {', '.join(map(str, paired.shots))}, "
+        f"({len(paired.datasets)} data sets, shots {', '.join(map(shots_text, paired.shots))}, "
         f"seeds {', '.join(map(str, paired.seeds))}; {', '.join(paired.backbones)})."
     )
 

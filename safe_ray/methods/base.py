@@ -125,7 +125,8 @@ class Method(Protocol):
     """A way to adapt to a task, with its options as fields.
 
     What is searched and what the knobs' grids are is the caller's; a method says which names it
-    understands.
+    understands. One that is the original model at some value of its knobs says so in an attribute
+    `zero_shot_at`, a value for each knob.
     """
 
     quantities: tuple[str, ...]

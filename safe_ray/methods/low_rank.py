@@ -44,6 +44,7 @@ class LowRankTuned:
 
     quantities: ClassVar[tuple[str, ...]] = ("rank",)
     knobs: ClassVar[tuple[tuple[str, ...], ...]] = (("alpha",),)
+    zero_shot_at: ClassVar[Mapping[str, float]] = {"alpha": 0.0}
     how_to_load: ClassVar[tuple[str, ...]] = HOW_TO_LOAD_FACTORS
 
     parameters: str | Sequence[str] = "all"

@@ -44,6 +44,7 @@ class Tuned:
 
     quantities: ClassVar[tuple[str, ...]] = ()
     knobs: ClassVar[tuple[tuple[str, ...], ...]] = (("alpha",),)
+    zero_shot_at: ClassVar[Mapping[str, float]] = {"alpha": 0.0}
 
     blend: Blend = "features"
     parameters: str | Sequence[str] = "all"

@@ -138,7 +138,7 @@ def predict(request: Request) -> int:
     from safe_ray.prediction.heads import find_head
     from safe_ray.prediction.images import find_pictures
     from safe_ray.prediction.judging import Judgement, report
-    from safe_ray.prediction.models import names_and_temperature
+    from safe_ray.prediction.models import names_and_temperature, others_of
     from safe_ray.prediction.rows import check_out, writer
 
     if request.out is not None:
@@ -146,7 +146,7 @@ def predict(request: Request) -> int:
     folder = find_head(request.head)
     names, temperature = names_and_temperature(folder)
     top = min(request.top, len(names))
-    pictures = find_pictures(request.images, names, sys.stdin)
+    pictures = find_pictures(request.images, names, sys.stdin, others_of(folder))
     judgement = Judgement.of(names)
     began = time.monotonic()
     counted = _Count(quiet=request.out is None and sys.stdout.isatty())

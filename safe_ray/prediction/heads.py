@@ -114,10 +114,12 @@ def _of_sweep(sweep: Path, inside: Sequence[str]) -> Path:
     return folder
 
 
-def _on_validation(result: TaskResult) -> tuple[float, float]:
+def _on_validation(result: TaskResult) -> tuple[bool, float, float]:
     shown = result.validation
     by_class = result.protocol.metric == "mean_per_class"
-    return (shown.mean_per_class if by_class else shown.accuracy), -shown.nll
+    # One that gave way to zero-shot has not what validation says of it.
+    gave_way = result.protocol.cautious and not shown.gain_shown
+    return not gave_way, (shown.mean_per_class if by_class else shown.accuracy), -shown.nll
 
 
 def _listed(names: Sequence[str]) -> str:

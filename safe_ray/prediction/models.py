@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from safe_ray.heads.artifact import load_card
 from safe_ray.prediction.bundle_files import is_bundle, read_bundle
+from safe_ray.prediction.images import other_names
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,15 @@ def names_and_temperature(folder: Path) -> tuple[tuple[str, ...], float]:
     card = load_card(folder)
     temperature = float(card.get("calibration", {}).get("temperature", 1.0))
     return tuple(card["class_names"]), temperature
+
+
+def others_of(folder: Path) -> dict[str, str]:
+    """Return what else the classes of a model are called; see `other_names`.
+
+    Raises:
+        InputError: its card cannot be used.
+    """
+    return {} if is_bundle(folder) else other_names(load_card(folder))
 
 
 def load_model(

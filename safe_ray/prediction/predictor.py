@@ -13,7 +13,7 @@ from torch import Tensor
 from safe_ray.backbones.backbone import AbsentPart
 from safe_ray.backbones.openclip import load_backbone
 from safe_ray.data.locations import first_line
-from safe_ray.data.prompts import render_prompts
+from safe_ray.data.prompts import render_names
 from safe_ray.data.views import Preprocessing
 from safe_ray.errors import InputError
 from safe_ray.features.trunk import run_trunk
@@ -21,7 +21,7 @@ from safe_ray.files import digest_json
 from safe_ray.heads.artifact import load_head
 from safe_ray.methods.base import Fitted, TaskData, check_module, make_method
 from safe_ray.methods.features import MappedFeatures
-from safe_ray.specs import BackboneSpec, Task
+from safe_ray.specs import BackboneSpec, Task, shots_of
 from safe_ray.training.facts import CLASSIFIER, TaskFacts, load_classifier
 
 if TYPE_CHECKING:
@@ -246,12 +246,14 @@ def _kept_classifier(folder: Path, card: Mapping[str, Any]) -> Tensor | None:
 
 
 def _task_id(card: Mapping[str, Any]) -> str:
-    return Task(str(card["dataset"]), int(card["shots"]), int(card["seed"])).id
+    return Task(str(card["dataset"]), shots_of(card["shots"]), int(card["seed"])).id
 
 
 def _classifier(backbone: Backbone, card: Mapping[str, Any], folder: Path) -> Tensor:
-    prompts = render_prompts(card["class_names"], card["templates"])
-    if digest_json(prompts) != card.get("prompts_digest"):
+    names = card.get("names") or [[name] for name in card["class_names"]]
+    prompts = render_names(names, card["templates"])
+    known = digest_json(prompts) == card.get("prompts_digest")
+    if len(prompts) != len(card["class_names"]) or not known:
         raise InputError(
             f"The prompts of the head in {folder} are not its templates with its class names "
             f"(they are {card.get('prompts')!r}), and its card does not hold them: name the head "

@@ -118,9 +118,22 @@ class Study:
     group: Group
 
     @staticmethod
-    def of(task: Task, group: Group) -> Study:
-        """Return the study of a task, whose shots are known."""
-        return Study(task.id, replace(group, space=group.space.for_shots(task.shots)))
+    def of(
+        task: Task, group: Group, shots: float | None = None, most_epochs: int | None = None
+    ) -> Study:
+        """Return the study of a task, whose shots are known.
+
+        Args:
+            task: the task.
+            group: the methods.
+            shots: support images a class, on average, where the task does not say how many.
+            most_epochs: the longest schedule of a bank; None leaves it to the group's space.
+        """
+        space = group.space.for_shots(task.shots if shots is None else shots)
+        # Without a bank, epochs are those of a method that goes over features, in no time.
+        if most_epochs is not None and group.recipe is not None:
+            space = space.with_most("epochs", most_epochs)
+        return Study(task.id, replace(group, space=space))
 
 
 class _Outcomes(Mapping[StudyId, list[BankOutcome]]):

@@ -24,6 +24,7 @@ from safe_ray.features.verification import verify_stores
 from safe_ray.progress import Progress, Reporter
 from safe_ray.sweep.images import CheckedImages, CheckedTask
 from safe_ray.sweep.precision import check_precisions
+from safe_ray.sweep.schedule import views_of
 
 
 def check_store(
@@ -81,11 +82,14 @@ def extract_tests(
 
 def support_requests(config: SweepConfig, tasks: Sequence[CheckedTask]) -> list[ExtractionRequest]:
     """Return what training and validation need of the feature store."""
-    views = range(config.features.views + 1)
-    requests = [ExtractionRequest.of(task.support, views) for task in tasks]
+
+    def views(task: CheckedTask) -> range:
+        return range(views_of(config, task.task, len(task.support.samples)) + 1)
+
+    requests = [ExtractionRequest.of(task.support, views(task)) for task in tasks]
     requests += [
         # A winner that is trained again sees the validation samples as it sees the support set.
-        ExtractionRequest.of(task.validation, views if config.search.refit else (0,))
+        ExtractionRequest.of(task.validation, views(task) if config.search.refit else (0,))
         for task in tasks
         if task.validation.table.num_rows
     ]

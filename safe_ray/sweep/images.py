@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from safe_ray.config import SweepConfig
+from safe_ray.data.duplicates import THUMBNAIL_SHAPE, bits_of, twins_among
 from safe_ray.data.episodes import Episode
 from safe_ray.data.manifest import Manifest
 from safe_ray.errors import DamagedFileError, InputError
@@ -19,8 +21,8 @@ from safe_ray.features.inventory import (
     take_inventory,
 )
 from safe_ray.progress import Progress
-from safe_ray.specs import Task
-from safe_ray.sweep.data import Selection, selection_of
+from safe_ray.specs import Selection, Task
+from safe_ray.sweep.data import selection_of
 
 Watch = Callable[[str], Progress]
 """Starts a phase of the work by name, and returns what to call with its progress."""
@@ -64,7 +66,49 @@ class CheckedImages:
     def remarks(self) -> list[str]:
         """Return what to say about the images, in sentences."""
         said = [f"Left out {len(self.bad)} images that cannot be read."] if self.bad else []
-        return [*said, *([describe_warned(self.warned)] if self.warned else [])]
+        said += [describe_warned(self.warned)] if self.warned else []
+        for name, test in self.tests.items():
+            own = [task for task in self.tasks if task.task.dataset == name]
+            said += shared_images(name, [i for t in own for i in (t.support, t.validation)], test)
+        return said
+
+
+def shared_images(name: str, chosen: Sequence[Inventory], test: Inventory) -> list[str]:
+    """Return a sentence on test images that are among those which heads are made of, too.
+
+    Args:
+        name: of the data set.
+        chosen: the support and validation images of its tasks.
+        test: its test images.
+    """
+    looks = {
+        path: (sample, look)
+        for inventory in chosen
+        for path, sample, look in zip(
+            inventory.table["path"].to_pylist(), inventory.samples, inventory.looks, strict=True
+        )
+    }
+    if not looks or not test.looks:
+        return []
+    paths = [*looks, *test.table["path"].to_pylist()]
+    found = [*looks.values(), *zip(test.samples, test.looks, strict=True)]
+    thumbnails = np.frombuffer(b"".join(look for _, look in found), np.uint8)
+    thumbnails = thumbnails.reshape(len(found), *THUMBNAIL_SHAPE)
+    groups = np.arange(len(found)) >= len(looks)
+    twins = twins_among(
+        [sample for sample, _ in found], bits_of(thumbnails), thumbnails, groups.tolist()
+    )
+    if not twins:
+        return []
+    exact = sum(twin.exact for twin in twins)
+    count = len(test.looks)
+    is_there = "image is" if len(twins) == 1 else "images are"
+    return [
+        f"{name}: {len(twins)} of {count} test {is_there} among the training images as well "
+        f"({exact} in the same bytes, {len(twins) - exact} by their looks), such as "
+        f"{paths[twins[0].second]}, which is {paths[twins[0].first]}: a result on them is too "
+        "good. Nothing was removed; --dry-run shows more of them."
+    ]
 
 
 def check_images(

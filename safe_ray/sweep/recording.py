@@ -10,7 +10,7 @@ from typing import Any
 from safe_ray.report.summary import Protocol, TaskResult, TestResult
 from safe_ray.search.choosing import Choice, ResultId
 from safe_ray.search.journal import study_name
-from safe_ray.specs import MethodGroup, MethodSpec, Task
+from safe_ray.specs import MethodGroup, MethodSpec, Task, shots_text
 from safe_ray.sweep.testing import TaskTest
 from safe_ray.tracking.mlflow import Tracker, model_name
 from safe_ray.tracking.writer import BackgroundTracker, Record
@@ -183,6 +183,7 @@ class Recording:
             convention=facts.card["episode"]["convention"],
             prompts=facts.card["prompts"],
             refit=self._refit and facts.selection != "cross",
+            cautious=facts.cautious,
             support_samples=len(facts.support),
             validation_samples=facts.validation_count,
             train_digest=facts.card["episode"]["train_digest"],
@@ -215,7 +216,7 @@ class Recording:
         facts = self._facts[task_id]
         return {
             "dataset": facts.task.dataset,
-            "shots": facts.task.shots,
+            "shots": shots_text(facts.task.shots),
             "seed": facts.task.seed,
             "method": method.name,
             "classes": len(facts.card["class_names"]),
@@ -230,7 +231,7 @@ class Recording:
         facts = self._facts[task_id]
         return {
             "dataset": facts.task.dataset,
-            "shots": str(facts.task.shots),
+            "shots": shots_text(facts.task.shots),
             "seed": str(facts.task.seed),
             "method": method.name,
             "backbone": str(facts.card["backbone"]["name"]),

@@ -12,6 +12,7 @@ sweep has left there: so a driver may be killed at any point and started again.
     plan.json              what was decided by the first run's machines: the trunk's arithmetic, and
                            the size of a bank
     pooling.safetensors    the original pooling
+    cautious/              heads that gave way to zero-shot (see `safe_ray.sweep.caution`)
     tasks/, banks/         see `safe_ray.training.job`
     optuna-journal.log     see `safe_ray.search.journal`
     summary.json, results.parquet, results.md
@@ -47,6 +48,7 @@ from safe_ray.report.summary import TaskResult, task_id, write_summary
 from safe_ray.report.tables import print_table, write_report
 from safe_ray.search.groups import described, groups_of
 from safe_ray.sweep.begin import Admitted
+from safe_ray.sweep.caution import fall_back
 from safe_ray.sweep.claim import Claim
 from safe_ray.sweep.closing import closing_lines, predict_command
 from safe_ray.sweep.extraction import check_store, extract_support
@@ -148,6 +150,8 @@ def run_admitted(
     facts = write_tasks(config, backbone, manifests, images.tasks, precision, plan, methods)
     recorder = _recorder(config, facts, resources, writer)
     decision = search_winners(claim, facts, groups, backbone, plan, recorder, reporter)
+    if config.search.cautious:
+        decision = fall_back(decision, config.outputs, reporter.say)
     if config.search.refit:
         decision = refit_winners(config, facts, decision, plan, reporter)
     tested = run_final_test(

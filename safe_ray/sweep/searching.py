@@ -20,9 +20,11 @@ from safe_ray.search.journal import Journal
 from safe_ray.search.searcher import BankSearcher, SearchOptions, Study, size_of_first_bank
 from safe_ray.search.sizing import BankFootprint, automatic_bank_size
 from safe_ray.search.tuning import run_trials
+from safe_ray.specs import ALL_SHOTS
 from safe_ray.sweep.claim import Claim
 from safe_ray.sweep.plan import decided
 from safe_ray.sweep.recording import Recorder
+from safe_ray.sweep.schedule import most_epochs
 from safe_ray.sweep.winners import Decision, decide, discard_damaged, remedied
 from safe_ray.training.facts import TaskFacts
 from safe_ray.training.job import BankJob
@@ -70,7 +72,8 @@ def _search(
 ) -> BankSearcher:
     config = claim.config
     folder, search = config.outputs, config.search
-    spaces = {group.name: group.space for group in groups}
+    studies = [_study(config, task, group) for group in groups for task in facts.values()]
+    spaces = {(study.task_id, study.group.name): study.group.space for study in studies}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = Journal(folder, reporter.say)
     total = sum(group.candidates(search.candidates) for group in groups) * len(facts)
@@ -88,7 +91,7 @@ def _search(
             )
         failed[outcome.task_id] += sum(candidate.failed for candidate in outcome.candidates)
         recorder.bank(bank)
-        journal.record(spaces[outcome.group], outcome)
+        journal.record(spaces[outcome.task_id, outcome.group], outcome)
         done += len(outcome.candidates)
 
     def show(unfinished: float) -> None:
@@ -100,7 +103,7 @@ def _search(
 
     searcher = BankSearcher(
         folder,
-        [Study.of(task.task, group) for group in groups for task in facts.values()],
+        studies,
         SearchOptions(
             candidates=search.candidates,
             bank=_bank_size(config, facts, backbone, plan),
@@ -125,6 +128,13 @@ def _search(
         if failed[task_id]:
             reporter.say(f"{task_id}: {failed[task_id]} candidates diverged and were left out.")
     return searcher
+
+
+def _study(config: SweepConfig, facts: TaskFacts, group: Group) -> Study:
+    """Return what is searched for a task, with a schedule that its support images bound."""
+    support = len(facts.support)
+    shots = support / len(facts.card["class_names"]) if facts.task.shots == ALL_SHOTS else None
+    return Study.of(facts.task, group, shots, most_epochs(config, facts.task, support))
 
 
 def _bank_size(
