@@ -338,12 +338,12 @@ class TrackingConfig(Group):
         "safe_ray-<backbone>-<data set>-<shots>shot.",
     )
     models: Literal["auto", "none"] = Field(
-        description="Whether registered winners are MLflow models that mlflow.pyfunc.load_model and "
-        "mlflow models serve take (auto), or a head's files alone (none); without the trunk's "
+        description="Whether registered winners are MLflow models that mlflow.pyfunc.load_model "
+        "and mlflow models serve take (auto), or a head's files alone (none); without the trunk's "
         "weights, unless they are a file of your own.",
     )
     system: Flag = Field(
-        description="Record the load of the driver's machine and of each trial's, every 10 seconds, "
+        description="Record how busy the driver's machine and each trial's are, every 10 seconds, "
         "if psutil is installed.",
     )
     patience: NaturalNumber = Field(

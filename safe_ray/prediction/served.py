@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 from mlflow.pyfunc import PythonModel
 
@@ -28,7 +29,6 @@ from safe_ray.prediction.predictor import Predictor
 from safe_ray.prediction.rows import columns, predictions
 
 if TYPE_CHECKING:
-    import pandas as pd
     from torch import Tensor
 
 HEAD = "head"
@@ -62,8 +62,9 @@ class HeadModel(PythonModel):  # type: ignore[misc]
         trusted = [module for module in named if module]
         self._predictor = Predictor.load(folder, device, trusted=trusted)
 
-    # Without annotations: MLflow would make a signature of them, and the model has one.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
         """Return a row an image: `class`, `probability` and `error`, and more classes with `top`.
 
         Args:
@@ -121,8 +122,6 @@ def _content(image: bytes | str | None, path: bytes | str | None) -> bytes | str
 
 
 def _classify(predictor: Predictor, contents: Sequence[bytes | str], top: int) -> pd.DataFrame:
-    import pandas as pd
-
     rows: list[dict[str, Any]] = []
     for some in batches(contents, _BATCH):
         read = [_pixels(content, predictor) for content in some]

@@ -45,6 +45,7 @@ class SearchOptions:
             stay as they are.
         max_failures: how often a bank may fail and go on from its checkpoint. Nodes that are lost,
             or do not see the storage, do not count.
+        measured: whether trials sample the load of their machines.
     """
 
     candidates: int
@@ -54,6 +55,7 @@ class SearchOptions:
     checkpoint_seconds: float
     before: tuple[int, ...] = ()
     max_failures: int = 0
+    measured: bool = False
 
     def sizes(self, group: Group) -> tuple[int, ...]:
         """Return how many candidates each bank of a group has, for one task."""
@@ -183,6 +185,8 @@ class BankSearcher(Searcher):
         """Returns what is known of a trial that ended without a word, by its id."""
         self.on_blind: Callable[[str], None] = lambda node: None
         """Is told Ray's id of each node that does not see the storage."""
+        self.on_start: Callable[[BankJob], None] = lambda job: None
+        """Is told each bank that is handed out."""
         self.selector: Callable[[], dict[str, str]] = dict
         """Returns what keeps a trial that is handed out now on nodes that do."""
         self._stopped: Failure | None = None
@@ -240,6 +244,7 @@ class BankSearcher(Searcher):
             # What is in training may have to be handed out again.
             return Searcher.FINISHED if self.complete else None
         self._running[trial_id] = job
+        self.on_start(job)
         return {"job": job.to_json(), SELECTOR: self.selector()}
 
     def _take_next(self) -> BankJob | None:
@@ -317,7 +322,7 @@ class BankSearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the callbacks: Tune pickles its searcher for a restore that we do not use."""
-        callbacks = ("_on_bank", "_on_share", "_say", "death", "on_blind", "selector")
+        callbacks = ("_on_bank", "_on_share", "_say", "death", "on_blind", "on_start", "selector")
         return {**self.__dict__, **dict.fromkeys(callbacks)}
 
     def _tell_share(self) -> None:
@@ -385,8 +390,15 @@ class BankSearcher(Searcher):
         return [outcome for outcome in found if outcome is not None]
 
     def _job(self, study: _Progress, bank: int, candidates: Sequence[Values] = ()) -> BankJob:
-        seconds = self._options.checkpoint_seconds
-        return BankJob(str(self._sweep), *study.id, bank, tuple(candidates), seconds)
+        options = self._options
+        return BankJob(
+            str(self._sweep),
+            *study.id,
+            bank,
+            tuple(candidates),
+            options.checkpoint_seconds,
+            options.measured,
+        )
 
     def _read_job(self, study: _Progress, bank: int) -> BankJob | None:
         """Return the bank that an earlier run of the sweep handed out, or None.

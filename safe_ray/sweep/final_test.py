@@ -18,7 +18,8 @@ from safe_ray.report.correct import Correct
 from safe_ray.report.summary import TaskResult
 from safe_ray.search.choosing import Choice, Winner
 from safe_ray.sweep.extraction import extract_tests
-from safe_ray.sweep.recording import ZERO_SHOT, Recorder
+from safe_ray.sweep.recorder import Recorder
+from safe_ray.sweep.recording import ZERO_SHOT
 from safe_ray.sweep.targets import target_columns
 from safe_ray.sweep.testing import TaskTest, run_tests
 from safe_ray.sweep.winners import Decision

@@ -15,6 +15,7 @@ sweep has left there: so a driver may be killed at any point and started again.
     tasks/, banks/         see `safe_ray.training.job`
     optuna-journal.log     see `safe_ray.search.journal`
     summary.json, results.parquet, results.md
+    usage.json             how busy the driver's machine was
     correct.parquet        which test images each result has right
 """
 
@@ -34,6 +35,7 @@ from safe_ray.cluster import (
 )
 from safe_ray.config import SweepConfig
 from safe_ray.features.extract import Precision, resolve_precision
+from safe_ray.files import digest_json
 from safe_ray.job import is_submitted
 from safe_ray.progress import Reporter
 from safe_ray.report.correct import write_correct
@@ -44,12 +46,14 @@ from safe_ray.search.groups import described, groups_of
 from safe_ray.sweep.begin import Admitted
 from safe_ray.sweep.claim import Claim
 from safe_ray.sweep.closing import closing_lines
+from safe_ray.sweep.driver_usage import measuring
 from safe_ray.sweep.extraction import check_store, extract_support
 from safe_ray.sweep.final_test import columns_of_targets, run_final_test
 from safe_ray.sweep.images import check_unchanged
 from safe_ray.sweep.plan import decided, decisions
 from safe_ray.sweep.precision import check_precisions, precision_of_first_task
-from safe_ray.sweep.recording import Recorder, Recording, identified
+from safe_ray.sweep.recorder import Recorder
+from safe_ray.sweep.recording import Recording, identified
 from safe_ray.sweep.refitting import refit_winners
 from safe_ray.sweep.searching import search_winners
 from safe_ray.sweep.tasks import write_tasks
@@ -136,13 +140,17 @@ def run_admitted(
         reporter,
     )
     facts = write_tasks(config, backbone, manifests, images.tasks, precision, plan, methods)
-    recorder = _recorder(config, facts, resources, writer)
-    decision = search_winners(claim, facts, groups, backbone, plan, recorder, reporter)
-    if config.search.refit:
-        decision = refit_winners(config, facts, decision, plan, reporter)
-    results, correct = run_final_test(
-        config, facts, backbone, decision, images.tests, columns, recorder, reporter
-    )
+    system = system_facts(_devices(resources))
+    recorder = _recorder(config, facts, system, admitted, writer)
+    with measuring(config.outputs, system, config.tracking.system):
+        decision = search_winners(claim, facts, groups, backbone, plan, recorder, reporter)
+        recorder.abandon_banks()
+        if config.search.refit:
+            decision = refit_winners(config, facts, decision, plan, reporter)
+        results, correct = run_final_test(
+            config, facts, backbone, decision, images.tests, columns, recorder, reporter
+        )
+    recorder.end(system)
     missing = {
         result.label(len(config.method)): reason for result, reason in decision.missing.items()
     }
@@ -162,22 +170,30 @@ def run_admitted(
 def _recorder(
     config: SweepConfig,
     facts: Mapping[str, TaskFacts],
-    resources: ClusterResources,
+    system: Mapping[str, str],
+    admitted: Admitted,
     writer: BackgroundTracker,
 ) -> Recorder:
     """Write down what else MLflow is told, and begin to tell it."""
-    folder, refit, system = config.outputs, config.search.refit, system_facts(_devices(resources))
-    Tracked.of(
+    tracked = Tracked.of(
         config.sweep,
         writer.tracker.uri,
         config.experiment,
         config.tracking,
-        refit,
+        config.search.refit,
         tuple(facts),
         system,
-    ).save(folder)
-    register = config.tracking.register_winners
-    recorder = Recorder(writer, Recording(folder, config.sweep, facts, register, refit), facts)
+        writer.tracker.source,
+        {
+            name: {
+                "source": config.datasets[name].path,
+                "test": digest_json(sorted(tests.samples)),
+            }
+            for name, tests in admitted.images.tests.items()
+        },
+    )
+    tracked.save(config.outputs)
+    recorder = Recorder(writer, Recording(config.outputs, tracked, facts), facts)
     recorder.start(system)
     return recorder
 

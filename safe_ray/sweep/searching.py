@@ -22,7 +22,7 @@ from safe_ray.search.sizing import BankFootprint, automatic_bank_size
 from safe_ray.search.tuning import run_trials
 from safe_ray.sweep.claim import Claim
 from safe_ray.sweep.plan import decided
-from safe_ray.sweep.recording import Recorder
+from safe_ray.sweep.recorder import Recorder
 from safe_ray.sweep.winners import Decision, decide, discard_damaged, remedied
 from safe_ray.training.facts import TaskFacts
 from safe_ray.training.job import BankJob
@@ -109,11 +109,13 @@ def _search(
             checkpoint_seconds=config.training.checkpoint_seconds,
             before=claim.beginning.candidates[:-1],
             max_failures=config.training.max_failures,
+            measured=config.tracking.system,
         ),
         on_bank,
         show,
         reporter.say,
     )
+    searcher.on_start = recorder.begin_bank
     found = done
     trained_here = True
     progress(done, total, None)

@@ -36,14 +36,14 @@ that its winner was chosen from on validation images. `test_...` is measured onc
 |---|---|
 | one sweep | `tags.sweep = "<name>"` |
 | one data set | `tags.dataset = "<name>" AND tags.shots = "4"` |
-| results alone | `tags.safe_ray.kind = "task"` |
+| results without candidates | ``tags.`safe_ray.kind` = "task"`` |
 | the winners' gains | `metrics.test_gain > 0.05` |
 
-Columns to show: `test_accuracy`, `test_gain`, `validation_accuracy`. In charts, parallel coordinates
-of `lr`, `epochs` and `validation_accuracy` show what a task prefers, and
-`validation_accuracy_over_alpha` how much of the tuned pooling it wants: its step is the place in the
-row, 0 for the original model and the last one for the tuned one. Each run's own note says how to
-load its winner, and how to go on with its sweep.
+Columns to show: `test_accuracy`, `test_gain`, `validation_accuracy`. In charts, parallel
+coordinates of `lr`, `epochs` and `validation_accuracy` show what a task prefers, and
+`validation_accuracy_over_alpha` how much of the tuned pooling it wants: its step is the place in
+the row, 0 for the original model and the last one for the tuned one. Each run's own note says how
+to load its winner, and how to go on with its sweep.
 """
 _NOTE_OF_SYSTEMS = """\
 What the sweeps of the experiment `{name}` ran on: versions, devices, and the load of the driver's

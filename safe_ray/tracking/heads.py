@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 HEAD_FOLDER = "head"
 
 
-def store_head(
-    client: MlflowClient, known: Known, head: Path, place: str = HEAD_FOLDER
-) -> None:
+def store_head(client: MlflowClient, known: Known, head: Path, place: str = HEAD_FOLDER) -> None:
     """Make a head's files an artifact of a run, by default `head/`.
 
     Raises:
@@ -106,9 +104,7 @@ def link_files(source: Path, target: Path) -> None:
             continue
         place = target / file.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_name(
-            f".{file.name}.{threading.get_ident()}.{uuid.uuid4().hex[:8]}"
-        )
+        temporary = place.with_name(f".{file.name}.{threading.get_ident()}.{uuid.uuid4().hex[:8]}")
         link_or_copy(file, temporary)
         # rename(2) leaves both names when they are already links to one file.
         temporary.replace(place)

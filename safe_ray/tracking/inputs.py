@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput
+    from mlflow.entities import DatasetInput, Metric
 
 Context = Literal["train", "validation", "test"]
 
@@ -71,3 +71,28 @@ def _as_input(data: DataInput) -> DatasetInput:
         ),
         [InputTag(_CONTEXT, data.context)],
     )
+
+
+def linked(
+    points: Sequence[Metric], inputs: Sequence[DataInput], model_id: str | None
+) -> list[Metric]:
+    """Return metrics of a task, those of a data set linked with it and with the winner's model."""
+    from mlflow.entities import Metric
+
+    linked = []
+    for point in points:
+        data = of_metric(point.key, inputs)
+        linked.append(
+            point
+            if data is None
+            else Metric(
+                point.key,
+                point.value,
+                point.timestamp,
+                point.step,
+                model_id=model_id,
+                dataset_name=data.name,
+                dataset_digest=data.short_digest,
+            )
+        )
+    return linked

@@ -1,9 +1,9 @@
 """A head as a folder that MLflow takes for a model: its code is a file, nothing is pickled.
 
-    MLmodel, requirements.txt, input_example.json
-    model_code.py                  `safe_ray.prediction.model_code`
-    artifacts/head/                the head's two files, the text embeddings of its classes, and
-                                   those files of its backbone that nobody else has
+MLmodel, requirements.txt, input_example.json
+model_code.py                  `safe_ray.prediction.model_code`
+artifacts/head/                the head's two files, the text embeddings of its classes, and
+those files of its backbone that nobody else has
 """
 
 from __future__ import annotations
