@@ -5,14 +5,23 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from safe_ray import job
+from safe_ray.report.summary import TaskResult
+from safe_ray.tracking import links
 from safe_ray.tracking.connection import displayed
+from safe_ray.tracking.models import model_name
 
 
 def closing_lines(
-    folder: Path, store: Path, tracking_uri: str, node: str | None = None, unrecorded: int = 0
+    folder: Path,
+    store: Path,
+    tracking_uri: str,
+    node: str | None = None,
+    unrecorded: int = 0,
+    pages: Sequence[tuple[str, str]] = (),
 ) -> list[str]:
     """Return where a sweep has left what, one line each.
 
@@ -22,6 +31,7 @@ def closing_lines(
         tracking_uri: where the runs are; a password in it is not repeated.
         node: the name of the node whose paths these are, where that is in question.
         unrecorded: how many records MLflow has not taken.
+        pages: of MLflow, each with what it shows (see `pages_of`).
     """
     # The journal's module imports Optuna, which is slow, and the commands below are needed early.
     from safe_ray.search.journal import FILE_NAME
@@ -36,12 +46,45 @@ def closing_lines(
     ]
     if not _is_address(tracking_uri) and displayed(tracking_uri) != tracking_uri:
         entries.append(("", "with the password in place of ***"))
+    entries += pages
     if unrecorded:
         entries.append(("record", f"{track_command(folder)} (MLflow lacks {unrecorded} records)"))
     dashboard = program("optuna-dashboard")
     if dashboard is not None:
         entries.append(("studies", f"{dashboard} {shlex.quote(str(folder / FILE_NAME))}"))
     return [f"  {name:<9} {value}" for name, value in entries]
+
+
+def pages_of(
+    tracking_uri: str,
+    experiment_id: str,
+    sweep: str,
+    results: Sequence[TaskResult],
+    registered: bool,
+) -> list[tuple[str, str]]:
+    """Return the pages of MLflow that show a sweep, each with what it shows.
+
+    They are a server's, or those that the command of `compare_command` opens.
+
+    Args:
+        tracking_uri: where the runs are.
+        experiment_id: MLflow's; empty if it has not answered.
+        sweep: its name.
+        results: the entries of its summary.
+        registered: whether winners that keep a head are registered.
+    """
+    if not experiment_id or tracking_uri.startswith("databricks"):
+        return []
+    base = f"{links.base_of(tracking_uri)}/"
+    recorded = [result for result in results if result.mlflow_run_id is not None]
+    pages = [("runs", base + links.experiment(experiment_id, f'tags.sweep = "{sweep}"'))]
+    if len(recorded) == 1:
+        pages.append(("run", base + links.run(experiment_id, str(recorded[0].mlflow_run_id))))
+    names = {model_name(r.backbone, r.dataset, r.shots) for r in recorded if r.head is not None}
+    if registered and names:
+        shown = links.registered_model(names.pop()) if len(names) == 1 else "#/models"
+        pages.append(("models", base + shown))
+    return pages
 
 
 def compare_command(tracking_uri: str) -> str:

@@ -45,7 +45,7 @@ from safe_ray.report.tables import print_table, write_report
 from safe_ray.search.groups import described, groups_of
 from safe_ray.sweep.begin import Admitted
 from safe_ray.sweep.claim import Claim
-from safe_ray.sweep.closing import closing_lines
+from safe_ray.sweep.closing import closing_lines, pages_of
 from safe_ray.sweep.driver_usage import measuring
 from safe_ray.sweep.extraction import check_store, extract_support
 from safe_ray.sweep.final_test import columns_of_targets, run_final_test
@@ -74,6 +74,7 @@ class SweepSummary:
         missing: why each without a result has none, by its name.
         tracking_uri: where the runs are.
         unrecorded: how many records MLflow has not taken.
+        experiment_id: MLflow's; empty if it has not answered.
     """
 
     folder: Path
@@ -82,6 +83,7 @@ class SweepSummary:
     missing: Mapping[str, str]
     tracking_uri: str
     unrecorded: int = 0
+    experiment_id: str = ""
 
 
 def run_admitted(
@@ -209,7 +211,12 @@ def with_runs(
     if results != summary.results:
         write_summary(results, summary.folder)
         write_parquet(results, summary.folder / PARQUET_FILE)
-    return replace(summary, results=results, unrecorded=writer.missing)
+    return replace(
+        summary,
+        results=results,
+        unrecorded=writer.missing,
+        experiment_id=writer.tracker.experiment_id,
+    )
 
 
 def _precision(claim: Claim) -> Precision:
@@ -240,6 +247,17 @@ def print_where(config: SweepConfig, result: SweepSummary, seconds: float) -> No
     print(f"Done in {seconds:.0f} s.")
     node = socket.gethostname() if is_submitted() else None
     lines = closing_lines(
-        result.folder, config.features.store, result.tracking_uri, node, result.unrecorded
+        result.folder,
+        config.features.store,
+        result.tracking_uri,
+        node,
+        result.unrecorded,
+        pages_of(
+            result.tracking_uri,
+            result.experiment_id,
+            config.sweep,
+            result.results,
+            config.tracking.register_winners and config.tracking.heads != "none",
+        ),
     )
     print("\n".join(lines))

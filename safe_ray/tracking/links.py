@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from safe_ray.redaction import redacted
 
@@ -16,8 +16,12 @@ def is_server(uri: str) -> bool:
 
 
 def base_of(uri: str) -> str:
-    """Return the address of MLflow's pages, without a password: a server's, or `mlflow ui`'s."""
-    return redacted(uri).rstrip("/") if is_server(uri) else OWN_ADDRESS
+    """Return the address of MLflow's pages: a server's, without user and password, or our own's."""
+    if not is_server(uri):
+        return OWN_ADDRESS
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    return redacted(urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", "")))
 
 
 def experiment(experiment_id: str, condition: str = "") -> str:

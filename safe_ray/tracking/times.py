@@ -44,15 +44,9 @@ class Load:
     @staticmethod
     def of(samples: Sequence[Sample]) -> Load:
         """Return samples as curves."""
-        names = list(dict.fromkeys(name for each in samples for name in each.values))
-        holding = {name: [each for each in samples if name in each.values] for name in names}
+        names = dict.fromkeys(name for each in samples for name in each.values)
+        own = {name: [each for each in samples if name in each.values] for name in names}
         return Load(
-            {
-                f"system/{name}": [each.values[name] for each in own]
-                for name, own in holding.items()
-            },
-            {
-                f"system/{name}": [round(1000 * each.time) for each in own]
-                for name, own in holding.items()
-            },
+            {f"system/{name}": [each.values[name] for each in own[name]] for name in names},
+            {f"system/{name}": [round(1000 * each.time) for each in own[name]] for name in names},
         )
