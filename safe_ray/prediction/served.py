@@ -42,7 +42,7 @@ _BATCH = 64
 _SERVING = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
 
 
-class HeadModel(PythonModel):  # type: ignore[misc]
+class HeadModel(PythonModel):
     """Classifies the images of a table, some at a time."""
 
     def __init__(self) -> None:

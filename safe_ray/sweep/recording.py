@@ -79,7 +79,7 @@ class Recording:
         label = self.label(task_id, method.name)
 
         def record(tracker: Tracker) -> None:
-            began = ()
+            began: tuple[float, ...] = ()
             if label not in tracker.known_runs():
                 # A sweep that begins has no bank yet; one that is recorded again has all of them.
                 began = tuple(o.began for o in self._outcomes(task_id, group.name) if o.began)

@@ -47,7 +47,9 @@ def record(tracker: Tracker, head: Path, candidates: int = 3, accuracy: float = 
     tracker.start_task(TASK, TASK, {"dataset": "foods"}, {"shots": 2})
     for index in range(candidates):
         candidate(tracker, index, head)
-    return tracker.finish_task(TASK, {"test_safe": 0.75}, {"best_lr": 1e-3}, head, winner(head, accuracy))
+    return tracker.finish_task(
+        TASK, {"test_safe": 0.75}, {"best_lr": 1e-3}, head, winner(head, accuracy)
+    )
 
 
 def candidate(tracker: Tracker, index: int, head: Path | None, failed: bool = False) -> str:
