@@ -6,6 +6,7 @@ itself: it writes to MLflow from wherever it runs, and waits for it.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,12 @@ MOST = 120
 """How many samples are kept at most; then every second one is left out, again and again."""
 
 _MIB = 2**20
+_LATEST = 3e10
+
+
+def is_time(seconds: float) -> bool:
+    """Whether a number is a time since 1970, or 0, within a thousand years."""
+    return 0 <= seconds < _LATEST
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,11 @@ class Sample:
 
     time: float
     values: Mapping[str, float]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it is a time of our days, and its values are finite."""
+        return is_time(self.time) and all(map(math.isfinite, self.values.values()))
 
 
 class Sampler:

@@ -16,6 +16,7 @@ from safe_ray.errors import DamagedFileError, InputError
 from safe_ray.files import as_kind, read_record, write_record
 from safe_ray.search.failures import Attempts, Failure, failure_of
 from safe_ray.search.groups import Group
+from safe_ray.search.lazily import Lazily
 from safe_ray.search.sizing import bank_sizes
 from safe_ray.search.space import suggest_bank, task_seed
 from safe_ray.specs import MethodSpec, Task, Values
@@ -125,25 +126,6 @@ class Study:
         return Study(task.id, replace(group, space=group.space.for_shots(task.shots)))
 
 
-class _Outcomes(Mapping[StudyId, list[BankOutcome]]):
-    """The finished banks of each study, read when they are asked for."""
-
-    def __init__(
-        self, studies: Mapping[StudyId, _Progress], read: Callable[[_Progress], list[BankOutcome]]
-    ) -> None:
-        self._studies = studies
-        self._read = read
-
-    def __getitem__(self, study: StudyId) -> list[BankOutcome]:
-        return self._read(self._studies[study])
-
-    def __iter__(self) -> Iterator[StudyId]:
-        return iter(self._studies)
-
-    def __len__(self) -> int:
-        return len(self._studies)
-
-
 class BankSearcher(Searcher):
     """Hands out one bank a trial, so that a cluster is full.
 
@@ -202,7 +184,7 @@ class BankSearcher(Searcher):
     @property
     def outcomes(self) -> Mapping[StudyId, list[BankOutcome]]:
         """The finished banks of each study, in order; they are read when it is looked up."""
-        return _Outcomes(self._studies, self._finished)
+        return Lazily(self._studies, lambda study: self._finished(self._studies[study]))
 
     def methods(self, study: StudyId) -> tuple[MethodSpec, ...]:
         """Return the methods that are fitted to a study's candidates."""

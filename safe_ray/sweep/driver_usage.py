@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safe_ray.errors import DamagedFileError, InputError
-from safe_ray.files import as_kind, digest_json, read_record, write_record
+from safe_ray.files import as_kind, damaged, digest_json, read_record, write_record
 from safe_ray.usage import MOST, Sample, Sampler, probe_of_machine
 
 USAGE = "usage.json"
@@ -59,4 +59,9 @@ def measuring(folder: Path, facts: Mapping[str, str], wanted: bool) -> Iterator[
 
 def _read(folder: Path) -> dict[str, tuple[Sample, ...]]:
     found = read_record(folder / USAGE)
-    return {} if found is None else dict(as_kind(_Usage, found, folder / USAGE).systems)
+    if found is None:
+        return {}
+    usage = as_kind(_Usage, found, folder / USAGE)
+    if not all(each.is_sound for samples in usage.systems.values() for each in samples):
+        raise damaged(folder / USAGE)
+    return usage.systems

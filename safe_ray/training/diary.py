@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safe_ray.errors import DamagedFileError
 from safe_ray.files import as_kind, damaged, read_record, write_record
-from safe_ray.usage import MOST, Sample, Sampler
+from safe_ray.usage import MOST, Sample, Sampler, is_time
 
 DIARY = "diary.json"
 
@@ -24,7 +24,7 @@ class Diary:
     """How far a bank has come.
 
     Attributes:
-        digest: of the bank's candidates.
+        bank: the digest of its candidates.
         began: when the first process began with it, in seconds since 1970.
         epochs: when each epoch of the longest candidate ended.
         losses: of each candidate, the mean training loss of each of its epochs; null if it is not
@@ -32,7 +32,7 @@ class Diary:
         usage: of the machine.
     """
 
-    digest: str
+    bank: str
     began: float
     epochs: tuple[float, ...] = ()
     losses: tuple[tuple[float | None, ...], ...] = ()
@@ -41,9 +41,9 @@ class Diary:
     @property
     def is_sound(self) -> bool:
         """Whether its numbers are times and losses."""
-        times = (self.began, *self.epochs, *(each.time for each in self.usage))
-        values = [value for each in self.usage for value in each.values.values()]
-        return all(0 <= number < math.inf for number in times) and all(map(math.isfinite, values))
+        return all(map(is_time, (self.began, *self.epochs))) and all(
+            each.is_sound for each in self.usage
+        )
 
     def save(self, folder: Path) -> None:
         """Write the file."""
@@ -91,7 +91,7 @@ class Keeper:
             found = Diary.load(folder)
         except DamagedFileError:
             found = None
-        if found is None or found.digest != digest:
+        if found is None or found.bank != digest:
             return Keeper(folder, digest, round(time.time(), 3))
         return Keeper(folder, digest, found.began, list(found.epochs), found.usage)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from safe_ray.files import as_kind, damaged, read_record, write_record
 from safe_ray.outside import is_plain_name
 from safe_ray.specs import KnobRow, Point, Values
-from safe_ray.usage import Sample
+from safe_ray.usage import Sample, is_time
 
 OUTCOME = "outcome.json"
 
@@ -126,9 +126,8 @@ class BankOutcome:
             and is_plain_name(self.group)
             and self.bank >= 0
             and self.samples >= 0
-            and all(0 <= number < math.inf for number in (self.began, self.ended, *self.epochs))
-            and all(0 <= each.time < math.inf for each in self.usage)
-            and all(map(math.isfinite, (v for each in self.usage for v in each.values.values())))
+            and all(map(is_time, (self.began, self.ended, *self.epochs)))
+            and all(each.is_sound for each in self.usage)
             and all(candidate.slot >= 0 for candidate in self.candidates)
             and all(fit.is_sound for each in self.candidates for fit in each.fits.values())
         )

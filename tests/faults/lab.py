@@ -24,6 +24,7 @@ from tests.faults.world import (
     finished_banks,
     summary_of,
 )
+from safe_ray.config.sweep import EXPERIMENT
 from tests.mlflow_servers import Door
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ class Lab:
     @property
     def experiment(self) -> str:
         named = [o for o in self.overrides if o.startswith("tracking.experiment=")]
-        return named[-1].partition("=")[2] if named else "trial"
+        return named[-1].partition("=")[2] if named else EXPERIMENT
 
     def abandon(self) -> None:
         """End what is still running."""

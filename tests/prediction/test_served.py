@@ -320,6 +320,8 @@ def test_it_is_served_without_a_network_and_without_ray(
                 **os.environ,
                 "MLFLOW_TRACKING_URI": registered.uri,
                 "PYTHONPATH": os.pathsep.join(paths),
+                # MLflow starts uvicorn, by a shell.
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             },
             cwd=tmp_path,
             stdout=log,
