@@ -25,7 +25,7 @@ from safe_ray.search.journal import FILE_NAME
 from safe_ray.sweep.closing import closing_lines, compare_command, pages_of, program
 from tests.report.results import result
 
-NAME = "safe_ray-rn50-dtd-1shot"
+NAME = "safe_ray-tiny-foods-2shot"
 BIN = Path(sys.executable).parent
 ELSEWHERE = os.pathsep.join(
     folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder) != BIN
