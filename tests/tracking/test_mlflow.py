@@ -23,6 +23,7 @@ from safe_ray.tracking import runs as runs_module
 from safe_ray.tracking.connection import AwayError
 from safe_ray.tracking.mlflow import Tracker
 from safe_ray.tracking.models import Candidate, model_name
+from safe_ray.tracking.packing import Package
 from safe_ray.tracking.times import Span
 
 TASK = "foods-2shot-seed1"
@@ -536,6 +537,13 @@ def test_a_real_server_gets_the_same_sweep_and_its_loss_is_told(
     folder = download(uri, tmp_path / "down")
     assert (folder / "head.safetensors").read_bytes() == (head / "head.safetensors").read_bytes()
     assert "first" not in {file.name for file in tmp_path.iterdir()}
+
+    packed = another(head, "packed", b"packed weights")
+    better = Candidate(MODEL, Package(packed), packed, {"validation_accuracy": 0.9})
+    tracker.finish_task(TASK, {"test_safe": 0.8}, {}, packed, better, step=9)
+    folder = download(uri, tmp_path / "model")
+    assert (folder / "MLmodel").is_file()
+    assert (folder / "artifacts/head/head.safetensors").read_bytes() == b"packed weights"
 
     end(process)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
