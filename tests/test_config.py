@@ -120,7 +120,17 @@ def test_what_is_written_lies_in_the_storage_folder(load, tmp_path: Path):
     config = load("sweep=mine")
     assert config.outputs == tmp_path / "outputs" / "mine"
     assert config.features.store == tmp_path / "features"
-    assert config.experiment == "mine"
+    assert load("sweep=mine", "tracking.experiment=ours").experiment == "ours"
+
+
+def test_sweeps_share_an_experiment_that_the_environment_may_name(
+    load, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    assert {load(f"sweep={name}").experiment for name in ("mine", "yours")} == {"safe_ray"}
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    assert load("sweep=mine").experiment == "theirs"
+    assert load("sweep=mine", "tracking.experiment=ours").experiment == "ours"
 
 
 def test_the_storage_folder_may_come_from_the_environment(
@@ -379,6 +389,8 @@ def test_a_bad_file_in_ones_own_tree_is_one_sentence(tmp_path: Path):
         "tracking.experiment=other",
         "tracking.heads=none",
         "tracking.register=false",
+        "tracking.models=none",
+        "tracking.system=false",
         "data.skip_bad=true",
         "search.candidates=64",
         "evaluation.targets=[some_shapes]",

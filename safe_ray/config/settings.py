@@ -342,13 +342,25 @@ class TrackingConfig(Group):
         "joined, on the own disk of the machine that this command runs on."
     )
     experiment: str | None = Field(
-        description="MLflow's experiment; null is the name of the sweep."
+        description="MLflow's experiment; null is MLFLOW_EXPERIMENT_NAME, or else safe_ray, which "
+        "all sweeps share: each has its name as a tag."
     )
     heads: Literal["all", "best", "none"] = Field(
         description="Which trained heads are uploaded as artifacts."
     )
     register_winners: Flag = Field(
-        alias="register", description="Register the winner of each task as a model."
+        alias="register",
+        description="Register the winner of each task as a model: a version of "
+        "safe_ray-<backbone>-<data set>-<shots>shot.",
+    )
+    models: Literal["auto", "none"] = Field(
+        description="Whether registered winners are MLflow models that mlflow.pyfunc.load_model "
+        "and mlflow models serve take (auto), or a head's files alone (none); without the trunk's "
+        "weights, unless they are a file of your own.",
+    )
+    system: Flag = Field(
+        description="Record how busy the driver's machine and each trial's are, every 10 seconds, "
+        "if psutil is installed.",
     )
     patience: NaturalNumber = Field(
         description="Seconds that a sweep whose report is written waits, at most, for MLflow to "

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from safe_ray.backbones.openclip import Backbone
 
 SINGLE, ENSEMBLE = "single", "ensemble"
+BACKBONE = "backbone"
+"""The folder beside a packed head with those files of its backbone that nobody else has."""
 _TASKS = "tasks"
 
 
@@ -90,8 +92,8 @@ class Predictor:
         spec = BackboneSpec(
             named.get("name", named["model"]),
             named["model"],
-            named.get("pretrained"),
-            named.get("model_config"),
+            _beside(folder, named.get("pretrained")),
+            _beside(folder, named.get("model_config")),
             seed=named.get("seed", 0),
             pooling=named.get("pooling"),
         )
@@ -234,8 +236,16 @@ def _knobs(card: Mapping[str, Any], alpha: float | None, folder: Path | None) ->
     return {**at, "alpha": alpha}
 
 
+def _beside(folder: Path, named: str | None) -> str | None:
+    """Return the file of a backbone: the copy that a packed head has beside it, or as named."""
+    packed = None if named is None else folder / BACKBONE / Path(named).name
+    return str(packed) if packed is not None and packed.is_file() else named
+
+
 def _kept_classifier(folder: Path, card: Mapping[str, Any]) -> Tensor | None:
-    """Return the text embeddings that a sweep keeps of its task, if the head lies in its folder."""
+    """Return the text embeddings that lie beside a packed head, or that its sweep keeps."""
+    if (folder / CLASSIFIER).is_file():
+        return load_classifier(folder)
     for sweep in folder.resolve().parents:
         task = sweep / _TASKS / _task_id(card)
         if (task / CLASSIFIER).is_file():

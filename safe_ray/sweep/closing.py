@@ -5,11 +5,15 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from safe_ray import job
 from safe_ray.files import is_uri
+from safe_ray.report.summary import TaskResult
+from safe_ray.tracking import links
 from safe_ray.tracking.connection import displayed
+from safe_ray.tracking.models import model_name
 
 
 def closing_lines(
@@ -18,6 +22,7 @@ def closing_lines(
     tracking_uri: str,
     node: str | None = None,
     unrecorded: int = 0,
+    pages: Sequence[tuple[str, str]] = (),
     page: Path | None = None,
     predict: str | None = None,
 ) -> list[str]:
@@ -29,6 +34,7 @@ def closing_lines(
         tracking_uri: where the runs are; a password in it is not repeated.
         node: the name of the node whose paths these are, where that is in question.
         unrecorded: how many records MLflow has not taken.
+        pages: of MLflow, each with what it shows (see `pages_of`).
         page: the report as a page.
         predict: the command that classifies an image with a head of the sweep.
     """
@@ -45,6 +51,7 @@ def closing_lines(
     ]
     if not _is_address(tracking_uri) and displayed(tracking_uri) != tracking_uri:
         entries.append(("", "with the password in place of ***"))
+    entries += pages
     if unrecorded:
         entries.append(("record", f"{track_command(folder)} (MLflow lacks {unrecorded} records)"))
     dashboard = program("optuna-dashboard")
@@ -64,6 +71,38 @@ def predict_command(head: Path, image: str) -> str:
     """
     shown = shlex.quote(image) if is_uri(image) else _pasted(Path(image))
     return f"{_python()} -m safe_ray.predict {_pasted(head)} {shown}"
+
+
+def pages_of(
+    tracking_uri: str,
+    experiment_id: str,
+    sweep: str,
+    results: Sequence[TaskResult],
+    registered: bool,
+) -> list[tuple[str, str]]:
+    """Return the pages of MLflow that show a sweep, each with what it shows.
+
+    They are a server's, or those that the command of `compare_command` opens.
+
+    Args:
+        tracking_uri: where the runs are.
+        experiment_id: MLflow's; empty if it has not answered.
+        sweep: its name.
+        results: the entries of its summary.
+        registered: whether winners that keep a head are registered.
+    """
+    if not experiment_id or tracking_uri.startswith("databricks"):
+        return []
+    base = f"{links.base_of(tracking_uri)}/"
+    recorded = [result for result in results if result.mlflow_run_id is not None]
+    pages = [("runs", base + links.experiment(experiment_id, f'tags.sweep = "{sweep}"'))]
+    if len(recorded) == 1:
+        pages.append(("run", base + links.run(experiment_id, str(recorded[0].mlflow_run_id))))
+    names = {model_name(r.backbone, r.dataset, r.shots) for r in recorded if r.head is not None}
+    if registered and names:
+        shown = links.registered_model(names.pop()) if len(names) == 1 else "#/models"
+        pages.append(("models", base + shown))
+    return pages
 
 
 def compare_command(tracking_uri: str) -> str:

@@ -27,7 +27,8 @@ from safe_ray.search.choosing import Choice, Winner
 from safe_ray.sweep.extraction import extract_tests
 from safe_ray.sweep.looking import Wanted, images_a_task
 from safe_ray.sweep.pictures import example_image, looked_at
-from safe_ray.sweep.recording import ZERO_SHOT, Recorder
+from safe_ray.sweep.recorder import Recorder
+from safe_ray.sweep.recording import ZERO_SHOT
 from safe_ray.sweep.targets import target_columns
 from safe_ray.sweep.testing import TaskTest, run_tests
 from safe_ray.sweep.winners import Decision

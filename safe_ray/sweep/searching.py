@@ -23,7 +23,7 @@ from safe_ray.search.tuning import run_trials
 from safe_ray.specs import ALL_SHOTS
 from safe_ray.sweep.claim import Claim
 from safe_ray.sweep.plan import decided
-from safe_ray.sweep.recording import Recorder
+from safe_ray.sweep.recorder import Recorder
 from safe_ray.sweep.schedule import most_epochs
 from safe_ray.sweep.winners import Decision, decide, discard_damaged, remedied
 from safe_ray.training.facts import TaskFacts
@@ -112,11 +112,13 @@ def _search(
             checkpoint_seconds=config.training.checkpoint_seconds,
             before=claim.beginning.candidates[:-1],
             max_failures=config.training.max_failures,
+            measured=config.tracking.system,
         ),
         on_bank,
         show,
         reporter.say,
     )
+    searcher.on_start = recorder.begin_bank
     found = done
     trained_here = True
     progress(done, total, None)

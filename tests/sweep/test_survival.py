@@ -17,6 +17,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from safe_ray.config.sweep import EXPERIMENT
 from safe_ray.files import read_record
 from safe_ray.training.outcome import BankOutcome
 from tests.mlflow_servers import end_server, start_server
@@ -254,7 +255,7 @@ def test_an_mlflow_server_that_is_lost_costs_no_result_and_gets_them_from_the_ne
         assert replayed.returncode == 0, replayed.stderr[-3000:]
         assert "could not" not in replayed.stderr
         client = MlflowClient(f"http://127.0.0.1:{port}")
-        experiment = client.get_experiment_by_name("trial")
+        experiment = client.get_experiment_by_name(EXPERIMENT)
         runs = client.search_runs([experiment.experiment_id], max_results=1000)
         ended = [r.data.tags["safe_ray.kind"] for r in runs if r.info.status == "FINISHED"]
         assert (ended.count("task"), ended.count("candidate")) == (2, 12)

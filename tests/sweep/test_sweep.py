@@ -24,6 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from safe_ray.comparison.command import main as compare
+from safe_ray.config.sweep import EXPERIMENT
 from safe_ray.prediction.command import main as predict
 from safe_ray.report.confusion import read_confusions
 from safe_ray.report.looks import read_looks
@@ -246,7 +247,7 @@ def test_every_head_is_a_run_with_its_curves_and_its_artifact(
     storage, _ = finished
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{storage}/mlflow.db")
     client = MlflowClient()
-    experiment = client.get_experiment_by_name("trial")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     kinds = [r.data.tags["safe_ray.kind"] for r in runs]
     assert (kinds.count("task"), kinds.count("candidate")) == (2, 12)
@@ -270,12 +271,54 @@ def test_every_head_is_a_run_with_its_curves_and_its_artifact(
         assert metrics["test_zero_shot_mean_per_class/some_shapes"] == target
         for name, value in entry["validation"].items():
             assert metrics[f"validation_{name}"] == value
-    models = client.search_registered_models()
-    assert len(models) == 2
-    for model in models:
-        client.get_model_version_by_alias(model.name, "best")
-        folder = artifacts.download_artifacts(f"models:/{model.name}@best")
-        assert (Path(folder) / "head.safetensors").exists()
+    # Both seeds are versions of one task's model, and the better of them is the best.
+    (model,) = client.search_registered_models()
+    assert model.name == "safe_ray-tiny-shapes-2shot"
+    versions = client.search_model_versions(f"name = '{model.name}'")
+    said = {int(v.version): float(v.tags["validation_accuracy"]) for v in versions}
+    best = client.get_model_version_by_alias(model.name, "best")
+    assert sorted(said) == [1, 2]
+    assert said[int(best.version)] == max(said.values())
+    folder = Path(artifacts.download_artifacts(f"models:/{model.name}@best"))
+    kept = {file.relative_to(folder).as_posix() for file in (folder / "artifacts").rglob("*.*")}
+    assert kept == {
+        "artifacts/head/backbone/tiny.safetensors",
+        f"artifacts/head/backbone/{TINY_MODEL}.json",
+        "artifacts/head/classifier.safetensors",
+        "artifacts/head/head.json",
+        "artifacts/head/head.safetensors",
+    }
+
+
+def test_runs_tell_when_and_by_whom_things_were_done(finished: tuple[Path, str]) -> None:
+    storage, _ = finished
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    by_id = {each.info.run_id: each for each in runs}
+    for each in runs:
+        tags, info = each.data.tags, each.info
+        assert tags["mlflow.source.name"] == "safe_ray.tune"
+        assert tags["mlflow.user"]
+        assert tags["sweep"] == "trial"
+        if tags["safe_ray.kind"] != "candidate":
+            assert "python -m safe_ray.predict models:/" in tags["mlflow.note.content"]
+            assert "sweep=trial" in tags["mlflow.note.content"]
+            contexts = [data.tags[0].value for data in each.inputs.dataset_inputs]
+            assert sorted(contexts) == ["test", "train", "validation"]
+            continue
+        parent = by_id[tags["mlflow.parentRunId"]].info
+        outcome = json.loads(
+            (storage / "outputs/trial/banks" / tags["study"].removesuffix("-safe") / "safe")
+            .joinpath(f"bank-{tags['bank']}", "outcome.json")
+            .read_text()
+        )
+        assert info.start_time == round(1000 * outcome["began"])
+        assert info.end_time == round(1000 * outcome["ended"])
+        losses = client.get_metric_history(info.run_id, "train_loss")
+        times = [point.timestamp for point in sorted(losses, key=lambda point: point.step)]
+        assert times == [round(1000 * time) for time in outcome["epochs"]][: len(times)]
+        assert info.start_time <= times[0] <= times[-1] <= info.end_time <= parent.end_time
 
 
 def test_a_head_in_plain_open_clip_gives_the_summarys_accuracy(
@@ -396,7 +439,7 @@ def test_the_same_command_again_repeats_nothing(
     assert again.returncode == 0, again.stderr[-3000:]
     assert summary_of(storage) == before
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
-    experiment = client.get_experiment_by_name("trial")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     candidates = [r for r in runs if r.data.tags["safe_ray.kind"] == "candidate"]
     assert len(candidates) == 12
@@ -510,7 +553,7 @@ def test_a_sweep_interrupted_then_killed_ends_with_the_same_summary(
 
     assert comparable(tmp_path) == comparable(storage)
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = client.get_experiment_by_name("trial")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     kinds = [r.data.tags["safe_ray.kind"] for r in runs]
     assert (kinds.count("task"), kinds.count("candidate")) == (2, 12)
