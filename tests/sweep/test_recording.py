@@ -11,7 +11,8 @@ from safe_ray.sweep.testing import TaskTest, TestOutcome
 
 def outcome(right: list[bool], confidence: list[float]) -> TestOutcome:
     labels = np.array([0, 0, 0, 0, 1])
-    return TestOutcome(np.array(right), np.array(confidence, np.float32), labels, classes=3)
+    said = np.where(right, labels, labels + 1)
+    return TestOutcome(said, np.array(confidence, np.float32), labels, classes=3)
 
 
 def test_the_accuracies_of_a_method_stand_beside_those_of_zero_shot() -> None:

@@ -413,7 +413,7 @@ def test_a_page_is_an_artifact_of_the_run_of_the_system(uri: str, tmp_path: Path
         tracker = opened(uri)
         tracker.log_system(facts)
         tracker.log_page(facts, page)
-    [run] = all_runs(uri)
+    [run] = all_runs(uri, SYSTEMS)
     assert run.info.status == "FINISHED"
     folder = artifacts.download_artifacts(run_id=run.info.run_id, tracking_uri=uri)
     assert Path(folder, "report.html").read_text() == "again"
