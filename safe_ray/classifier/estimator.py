@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from safe_ray.prediction.predictor import Predictor
     from safe_ray.progress import Reporter
     from safe_ray.report.summary import ValidationResult
+
+# tqdm's, in a notebook without widgets, and nothing here shows its bars.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 PACKAGED = "pictogram"
 _BATCH = 64
