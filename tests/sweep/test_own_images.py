@@ -30,6 +30,15 @@ def unequal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def fewer_broken(unequal: Path, tmp_path: Path, count: int) -> Path:
+    """Return a copy with so many images in the smaller class."""
+    folder = tmp_path / "cells"
+    shutil.copytree(unequal, folder)
+    for image in sorted((folder / "broken").iterdir())[count:]:
+        image.unlink()
+    return folder
+
+
 def drawn(folder: Path, *settings: str) -> tuple[Episode, Manifest, list[str]]:
     """Draw the one episode of the images, and return what is said about it."""
     config = load_config([f"data={folder}", f"storage={folder.parent}", *settings])
@@ -54,20 +63,17 @@ def test_unequal_classes_keep_their_shares_in_all_three_splits(unequal: Path) ->
     assert not any("other shares" in line for line in said)
 
 
-def test_few_shots_of_unequal_classes_are_still_to_be_had(unequal: Path) -> None:
-    episode, _, said = drawn(unequal, "tasks.shots=16")
+def test_few_shots_of_unequal_classes_are_still_to_be_had(unequal: Path, tmp_path: Path) -> None:
+    folder = fewer_broken(unequal, tmp_path, 60)
+    episode, _, said = drawn(folder, "tasks.shots=16")
     assert (sizes(episode.train), sizes(episode.validation)) == ([16, 16], [4, 4])
     assert any("other shares" in line for line in said)
-    episode, _, said = drawn(unequal, "tasks.shots=16", "search.validation=held_out")
-    assert (sizes(episode.train), sizes(episode.validation)) == ([16, 16], [21, 15])
+    episode, _, said = drawn(folder, "tasks.shots=16", "search.validation=held_out")
+    assert (sizes(episode.train), sizes(episode.validation)) == ([16, 16], [21, 8])
 
 
 def test_a_small_class_brings_cross_validation_on_all_images(unequal: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "cells"
-    shutil.copytree(unequal, folder)
-    for image in sorted((folder / "broken").iterdir())[12:]:
-        image.unlink()
-    episode, _, said = drawn(folder)
+    episode, _, said = drawn(fewer_broken(unequal, tmp_path, 12))
     assert (sizes(episode.train), episode.validation.num_rows) == ([105, 8], 0)
     assert any("smallest class has fewer than 10 training images" in line for line in said)
 
