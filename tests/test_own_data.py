@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,8 @@ import pytest
 import torch
 import yaml
 
+from safe_ray import FewShotClassifier
+from safe_ray.classifier.samples import batches_of_pixels, samples_of
 from safe_ray.compose import load_config
 from safe_ray.data.manifest import Manifest, load_manifest
 from safe_ray.errors import InputError
@@ -381,3 +384,39 @@ def test_a_small_folder_is_cross_validated_from_end_to_end(
     assert entry["test_samples"] == 5
     frozen = pq.read_table(next((tmp_path / "features" / "manifests").glob("my_shapes-*.parquet")))
     assert sorted(frozen.column("split").to_pylist()) == ["test"] * 5 + ["train"] * 15
+    split = zip(*(frozen.column(name).to_pylist() for name in ("path", "split")), strict=True)
+    check_python_gives_the_same(
+        tmp_path, shapes, [path for path, name in split if name == "train"], tiny_config_dir
+    )
+
+
+def check_python_gives_the_same(
+    storage: Path, shapes: Path, paths: list[str], config_dir: Path
+) -> None:
+    """Fit a classifier to a sweep's training images, and compare the heads."""
+    # A folder of the same name, for the sweep's random numbers are drawn by the name of the task.
+    folder = storage / "again" / shapes.name
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(shapes / path, folder / path)
+    model = FewShotClassifier(
+        "tiny",
+        shots=16,
+        candidates=2,
+        settings={"features.views": 1, "search.epochs": 3},
+        config_dir=config_dir,
+        progress=False,
+        device="cpu",
+    ).fit(folder)
+    theirs, ours = find_head(str(storage / "outputs" / "mine")), model.save(storage / "python")
+    there, here = load_card(theirs), load_card(ours)
+    assert here.keys() == there.keys()
+    chosen = {"alpha", "knobs", "hyper_parameters", "metrics", "calibration", "weights"}
+    assert {k: v for k, v in here.items() if k not in chosen} == {
+        k: v for k, v in there.items() if k not in chosen
+    }
+    assert here["metrics"].keys() == there["metrics"].keys()
+    untouched = [Predictor.load(head, alpha=0.0) for head in (theirs, ours)]
+    [pixels] = batches_of_pixels(samples_of(folder), untouched[0].preprocessing, len(paths))
+    # The sweep has kept its classifier, and the other's is computed here.
+    torch.testing.assert_close(*(one.logits(pixels) for one in untouched), atol=1e-4, rtol=0)
