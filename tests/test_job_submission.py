@@ -77,13 +77,15 @@ def home(tmp_path: Path) -> Path:
 
 
 def heads(home: Path, **environment: str) -> Iterator[Head]:
-    with running_head({"HOME": str(home), **environment}) as head:
+    # A job that is stopped has a minute to end.
+    wait = {"RAY_JOB_STOP_WAIT_TIME_S": "60"}
+    with running_head({"HOME": str(home), **wait, **environment}) as head:
         yield head
 
 
 @pytest.fixture
 def open_head(home: Path) -> Iterator[Head]:
-    yield from heads(home, RAY_AUTH_MODE="disabled", RAY_JOB_STOP_WAIT_TIME_S="60")
+    yield from heads(home, RAY_AUTH_MODE="disabled")
 
 
 @pytest.fixture
@@ -102,8 +104,6 @@ def test_a_submitted_sweep_runs_on_the_cluster_it_was_sent_to(
 def test_a_job_keeps_its_results_in_the_home_folder_under_token_authentication(
     guarded_head: Head, home: Path, tiny_config_dir: Path
 ) -> None:
-    done = submit(guarded_head, tiny_config_dir, "installed")
-    assert_succeeded(done, home / RESULTS, "installed", home)
     done = submit(guarded_head, tiny_config_dir, "brought", working_dir=True)
     assert_succeeded(done, home / RESULTS, "brought", home)
     assert f"{BIN / 'mlflow'} ui --backend-store-uri" in done.log
@@ -116,17 +116,21 @@ def test_a_job_keeps_its_results_in_the_home_folder_under_token_authentication(
 
 
 def test_a_stopped_job_leaves_its_sentence_in_the_log(
-    open_head: Head, tmp_path: Path, tiny_config_dir: Path
+    guarded_head: Head, tmp_path: Path, tiny_config_dir: Path
 ) -> None:
-    def job(*arguments: str) -> str:
+    """Whoever has no token can neither stop it nor read its log."""
+    environment = {**guarded_head.environment, "RAY_ADDRESS": guarded_head.dashboard}
+    stranger = {k: v for k, v in environment.items() if k != "RAY_AUTH_TOKEN"}
+
+    def job(*arguments: str, environment: dict[str, str] = environment, check: bool = True) -> str:
         return subprocess.run(
             [str(BIN / "ray"), "job", *arguments],
             cwd=PROJECT,
-            env={**open_head.environment, "RAY_ADDRESS": open_head.dashboard},
+            env=environment,
             capture_output=True,
             text=True,
             timeout=120,
-            check=True,
+            check=check,
         ).stdout
 
     entry_point = [
@@ -143,7 +147,9 @@ def test_a_stopped_job_leaves_its_sentence_in_the_log(
         assert time.monotonic() < deadline, job("logs", name)
         time.sleep(0.5)
     # A trial is being started, or is in training.
-    time.sleep(5)
+    for words in (("stop", name), ("logs", name)):
+        assert "sweep=stopped" not in job(*words, environment=stranger, check=False)
+    assert "RUNNING" in job("status", name)
     driver = driver_of(tmp_path)
     job("stop", "--no-wait", name)
     stopped = time.monotonic()
@@ -160,7 +166,7 @@ def test_a_stopped_job_leaves_its_sentence_in_the_log(
     assert "ended without a word" not in log
     assert not (tmp_path / "outputs" / "stopped" / ".owner.json").exists()
     deadline = time.monotonic() + 60
-    while (held := reserved(open_head)) != []:
+    while (held := reserved(guarded_head)) != []:
         assert time.monotonic() < deadline, held
         time.sleep(1)
 

@@ -78,8 +78,8 @@ def submit(machines: Machines, config_dir: Path, *overrides: str) -> Job:
     # Without a working directory: these nodes share one folder for what is sent to them.
     entry_point = [
         *("python", "-m", "safe_ray.tune", "--config-dir", str(config_dir)),
-        *("backbone=tiny", "tasks.datasets=[shapes]", "tasks.shots=[2]", "tasks.seeds=[1,2]"),
-        *("features.views=1", "search.candidates=4", "search.bank=2", "search.epochs=3"),
+        *("backbone=tiny", "tasks.datasets=[shapes]", "tasks.shots=[2]", "tasks.seeds=[1]"),
+        *("features.views=1", "search.candidates=2", "search.bank=2", "search.epochs=3"),
         *overrides,
     ]
     return run_job(machines.head, entry_point, PROJECT)
@@ -107,16 +107,14 @@ def test_each_node_is_asked_what_it_sees(machines: Machines):
     assert not list((machines.home / "new").iterdir())
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_work_stays_on_the_nodes_that_see_the_storage(
-    workers: int, machines: Machines, tiny_config_dir: Path
-):
-    name = f"workers-{workers}"
-    done = submit(machines, tiny_config_dir, f"sweep={name}", f"training.workers={workers}")
+def test_work_stays_on_the_nodes_that_see_the_storage(machines: Machines, tiny_config_dir: Path):
+    # Two workers a bank: they are placed by Ray Train, and all else by the sweep itself.
+    name = "shared"
+    done = submit(machines, tiny_config_dir, f"sweep={name}", "training.workers=2")
     assert done.succeeded, done.log[-6000:]
     assert "1 of 3 nodes do not see" in done.log
     folder = machines.home / RESULTS / "outputs" / name
-    assert len(json.loads((folder / "summary.json").read_text())) == 2
+    assert len(json.loads((folder / "summary.json").read_text())) == 1
     assert str(folder / "summary.json") in done.log
     assert os.uname().nodename in done.log
 

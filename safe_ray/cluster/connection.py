@@ -289,15 +289,18 @@ def _reread_environment() -> None:
 def _runtime_env(joining: bool) -> dict[str, Any]:
     """Return the runtime environment of all workers.
 
-    A submitted job finds this package where it was installed, or brings it along in its working
+    A Ray that is started here has the driver's own environment; without another one, the processes
+    that Ray has started ahead of any work are of use. A submitted job finds this package where it was installed, or brings it along in its working
     folder; a driver that joins from outside sends it. Ray refuses a variable that a job's own
     environment sets already.
     """
+    if not joining:
+        return {}
     wanted = {"RAY_TRAIN_V2_ENABLED": "1"}
     given = job.runtime_env().get("env_vars") or {}
     environment: dict[str, Any] = {
         "env_vars": {name: value for name, value in wanted.items() if name not in given}
     }
-    if joining and not job.is_submitted():
+    if not job.is_submitted():
         environment["py_modules"] = [str(Path(__file__).resolve().parents[1])]
     return environment

@@ -42,7 +42,7 @@ def answer(command: str, folder: Path, seconds: float = 200) -> int:
     """Paste a command that serves pages into a shell, and return the status of its first page."""
     port = free_port()
     shell = subprocess.Popen(
-        f"exec {command} --port {port}",
+        f"exec {command} --port {port}" + (" --workers 1" if "mlflow ui" in command else ""),
         shell=True,
         cwd=folder,
         env={**os.environ, "PATH": ELSEWHERE},
