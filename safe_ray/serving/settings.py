@@ -59,11 +59,15 @@ class Settings:
     def from_json(cls, values: Mapping[str, Any]) -> Settings:
         """Return settings that come from elsewhere, such as the arguments in a Serve config.
 
+        Where they come from a command line all are text, and `heads` has commas in between.
+
         Raises:
             InputError: a name that there is not, or a value that may not be.
         """
         try:
-            return TypeAdapter(cls).validate_python(dict(values))
+            heads = values.get("heads")
+            listed = {"heads": heads.split(",")} if isinstance(heads, str) else {}
+            return TypeAdapter(cls).validate_python({**values, **listed})
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"]))

@@ -172,6 +172,13 @@ def test_a_decompression_bomb_is_not_unpacked(monkeypatch):
         decode_image(encode(Image.new("1", (100, 100))))
 
 
+def test_a_caller_may_take_fewer_pixels_than_others():
+    data = encode(Image.new("L", (101, 100)))
+    assert decode_image(data, most_pixels=10_100).size == (101, 100)
+    with pytest.raises(BadImageError, match="too many pixels: 10100, and 10000 at most are read"):
+        decode_image(data, most_pixels=10_000)
+
+
 def test_floating_point_samples_have_no_range():
     with pytest.raises(BadImageError, match="floating-point"):
         decode_image(encode(Image.new("F", (4, 4)), "TIFF"))

@@ -58,6 +58,7 @@ def test_settings_travel_as_json() -> None:
     settings = Settings.from_json({"heads": ["outputs/a"], "timeout": 5})
     assert Settings.from_json(settings.to_json()) == settings
     assert settings.heads == ("outputs/a",)
+    assert Settings.from_json({"heads": "outputs/a", "timeout": "5"}) == settings
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,32 @@
+"""Models of the registry, as whoever uses a head sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from safe_ray.errors import InputError
+from safe_ray.tracking.registry import fetch, version_of
+
+
+def test_an_alias_is_followed_where_it_moves(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = MlflowClient(uri, registry_uri=uri)
+    client.create_registered_model("photos")
+    for number in ("1", "2"):
+        folder = tmp_path / f"version-{number}"
+        folder.mkdir()
+        (folder / "head.json").write_text(number)
+        client.create_model_version("photos", str(folder))
+    for number in ("1", "2"):
+        client.set_registered_model_alias("photos", "best", number)
+        assert version_of("models:/photos@best") == f"photos/{number}"
+        assert (fetch("models:/photos@best") / "head.json").read_text() == number
+    assert version_of("models:/photos/1") == "models:/photos/1"
+    with pytest.raises(InputError, match="does not give models:/photos@worst"):
+        version_of("models:/photos@worst")
