@@ -399,9 +399,9 @@ def check_python_gives_the_same(
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(shapes / path, folder / path)
+    shutil.copy(shapes / "classes.yaml", folder)
     model = FewShotClassifier(
         "tiny",
-        shots=16,
         candidates=2,
         settings={"features.views": 1, "search.epochs": 3},
         config_dir=config_dir,

@@ -33,6 +33,7 @@ from safe_ray.search.sizing import BankFootprint, automatic_bank_size
 from safe_ray.sweep import data
 from safe_ray.sweep.extraction import support_requests
 from safe_ray.sweep.images import check_images
+from safe_ray.sweep.schedule import group_for
 from safe_ray.sweep.tasks import write_tasks
 from safe_ray.training.facts import TaskFacts, load_classifier
 from safe_ray.training.job import describe_method
@@ -80,7 +81,6 @@ def train(
         reporter.say(sentence)
     backbone = load_backbone(config.backbone.spec(), device)
     [group] = groups_of(config)
-    group = replace(group, space=group.space.for_shots(task.shots))
     plan = plan_here(device)
     precision = _precision(config, device)
     batch_size = config.features.batch_size
@@ -96,6 +96,7 @@ def train(
     written = write_tasks(config, backbone, manifests, images.tasks, precision, plan, methods)
     facts = written[task.id]
     _check_memory(facts, plan)
+    group = group_for(config, facts, group)
     search = config.search
     bank = search.bank
     if bank == "auto":

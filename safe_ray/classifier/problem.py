@@ -177,20 +177,18 @@ def configure(
 
     Args:
         given: the data set.
-        shots: images of each class to train on; `all` is as many as the largest class has.
+        shots: images of each class to train on; `all` is all that are not held out.
         settings: values by the names of settings.
         config_dir: a tree like `conf/` of the person's own.
 
     Raises:
         InputError: a setting does not exist or has a value that it cannot have.
     """
-    if shots == "all":
-        labels = given.manifest.split("train").column("label").to_numpy()
-        shots = int(np.bincount(labels).max())
-    elif isinstance(shots, bool) or not isinstance(shots, int | np.integer) or shots < 1:
+    whole = isinstance(shots, int | np.integer) and not isinstance(shots, bool) and shots >= 1
+    if not whole and shots != "all":
         raise InputError(f"shots is {shots!r}: give a whole number from 1 on, or 'all'.")
     overrides = [override(name, value) for name, value in settings.items()]
-    return load_config([*overrides, f"tasks.shots=[{int(shots)}]"], config_dir, given.config)
+    return load_config([*overrides, f"tasks.shots=[{shots}]"], config_dir, given.config)
 
 
 def override(name: str, value: Any) -> str:

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 from safe_ray.errors import DamagedFileError, InputError
 from safe_ray.files import as_kind, read_record, write_record
 from safe_ray.search.failures import Attempts, Failure, failure_of
-from safe_ray.search.groups import Group
+from safe_ray.search.groups import Group, for_task
 from safe_ray.search.lazily import Lazily
 from safe_ray.search.sizing import bank_sizes
 from safe_ray.search.space import suggest_bank, task_seed
@@ -121,22 +121,9 @@ class Study:
     group: Group
 
     @staticmethod
-    def of(
-        task: Task, group: Group, shots: float | None = None, most_epochs: int | None = None
-    ) -> Study:
-        """Return the study of a task, whose shots are known.
-
-        Args:
-            task: the task.
-            group: the methods.
-            shots: support images a class, on average, where the task does not say how many.
-            most_epochs: the longest schedule of a bank; None leaves it to the group's space.
-        """
-        space = group.space.for_shots(task.shots if shots is None else shots)
-        # Without a bank, epochs are those of a method that goes over features, in no time.
-        if most_epochs is not None and group.recipe is not None:
-            space = space.with_most("epochs", most_epochs)
-        return Study(task.id, replace(group, space=space))
+    def of(task: Task, group: Group) -> Study:
+        """Return the study of a task with a number of shots."""
+        return Study(task.id, for_task(group, task.shots))
 
 
 class BankSearcher(Searcher):

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 
 from safe_ray.config import IntRange, SweepConfig
 from safe_ray.data.episodes import Episode
+from safe_ray.search.groups import Group, for_task
 from safe_ray.specs import ALL_SHOTS, Task
+from safe_ray.training.facts import TaskFacts
 
 MOST_STEPS = 1000
 """What `search.max_steps=auto` is where a task has all of its images."""
@@ -31,6 +33,15 @@ def most_epochs(config: SweepConfig, task: Task, support: int) -> int | None:
             return None
         most = MOST_STEPS
     return max(1, most // -(-support // config.training.batch_size))
+
+
+def group_for(config: SweepConfig, facts: TaskFacts, group: Group) -> Group:
+    """Return the methods for a task, with a schedule that its support images bound."""
+    support = len(facts.support)
+    shots = float(facts.task.shots)
+    if facts.task.shots == ALL_SHOTS:
+        shots = support / len(facts.card["class_names"])
+    return for_task(group, shots, most_epochs(config, facts.task, support))
 
 
 def views_of(config: SweepConfig, task: Task, support: int) -> int:

@@ -20,11 +20,10 @@ from safe_ray.search.journal import Journal
 from safe_ray.search.searcher import BankSearcher, SearchOptions, Study, size_of_first_bank
 from safe_ray.search.sizing import BankFootprint, automatic_bank_size
 from safe_ray.search.tuning import run_trials
-from safe_ray.specs import ALL_SHOTS
 from safe_ray.sweep.claim import Claim
 from safe_ray.sweep.plan import decided
 from safe_ray.sweep.recorder import Recorder
-from safe_ray.sweep.schedule import most_epochs
+from safe_ray.sweep.schedule import group_for
 from safe_ray.sweep.winners import Decision, decide, discard_damaged, remedied
 from safe_ray.training.facts import TaskFacts
 from safe_ray.training.job import BankJob
@@ -72,7 +71,11 @@ def _search(
 ) -> BankSearcher:
     config = claim.config
     folder, search = config.outputs, config.search
-    studies = [_study(config, task, group) for group in groups for task in facts.values()]
+    studies = [
+        Study(task.task.id, group_for(config, task, group))
+        for group in groups
+        for task in facts.values()
+    ]
     spaces = {(study.task_id, study.group.name): study.group.space for study in studies}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = Journal(folder, reporter.say)
@@ -130,13 +133,6 @@ def _search(
         if failed[task_id]:
             reporter.say(f"{task_id}: {failed[task_id]} candidates diverged and were left out.")
     return searcher
-
-
-def _study(config: SweepConfig, facts: TaskFacts, group: Group) -> Study:
-    """Return what is searched for a task, with a schedule that its support images bound."""
-    support = len(facts.support)
-    shots = support / len(facts.card["class_names"]) if facts.task.shots == ALL_SHOTS else None
-    return Study.of(facts.task, group, shots, most_epochs(config, facts.task, support))
 
 
 def _bank_size(

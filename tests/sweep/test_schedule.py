@@ -9,8 +9,7 @@ import pytest
 
 from safe_ray.compose import load_config
 from safe_ray.config import SweepConfig
-from safe_ray.search.groups import groups_of
-from safe_ray.search.searcher import Study
+from safe_ray.search.groups import for_task, groups_of
 from safe_ray.specs import ALL_SHOTS, Range, Task
 from safe_ray.sweep.schedule import most_epochs, views_of
 
@@ -40,23 +39,23 @@ def test_the_bound_can_be_chosen_for_any_task(load) -> None:
 @pytest.mark.parametrize(("most", "expected"), [(None, (10, 50)), (21, (10, 21)), (90, (10, 50))])
 def test_epochs_are_searched_up_to_the_bound(load, most, expected) -> None:
     (group,) = groups_of(load())
-    epochs = Study.of(FEW, group, most_epochs=most).group.space.quantities["epochs"]
+    epochs = for_task(group, FEW.shots, most).space.quantities["epochs"]
     assert isinstance(epochs, Range)
     assert (epochs.low, epochs.high, epochs.log, epochs.integer) == (*expected, True, True)
 
 
 def test_a_bound_below_the_range_is_what_all_candidates_have(load) -> None:
     (group,) = groups_of(load())
-    space = Study.of(FEW, group, most_epochs=3).group.space
+    space = for_task(group, FEW.shots, 3).space
     assert space.complete({"lr": 1e-3, "weight_decay": 0.01})["epochs"] == 3
 
 
 def test_epochs_over_features_alone_are_not_bounded(load) -> None:
     (group,) = groups_of(load("method=linear_probe"))
-    assert Study.of(EVERYTHING, group, 100.0, 3).group.space.quantities["epochs"] == 100
+    assert for_task(group, 100.0, 3).space.quantities["epochs"] == 100
 
 
 def test_a_quantity_of_one_over_the_shots_takes_the_images_a_class(load) -> None:
     (group,) = groups_of(load("method=prolip"))
-    found = Study.of(EVERYTHING, group, 250.0).group.space.quantities
+    found = for_task(group, 250.0).space.quantities
     assert found["distance_penalty"] == 0.004
