@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -67,7 +67,7 @@ def test_a_long_time_is_kept_at_a_coarser_grain() -> None:
     assert counts[-1] > 4 * MOST
     # From the beginning on, at even steps.
     assert counts[0] <= 16
-    steps = {after - before for before, after in itertools.pairwise(counts)}
+    steps = {after - before for before, after in pairwise(counts)}
     assert len(steps) <= 2
 
 
