@@ -77,7 +77,10 @@ def heard(uri: str, experiment: str = EXPERIMENT) -> dict[tuple[str, ...], Any]:
         # What a machine was busy with is another thing each time.
         metrics = {name: points for name, points in metrics.items() if "system/" not in name}
         data = {(used.dataset.digest, used.tags[0].value) for used in each.inputs.dataset_inputs}
-        note = re.sub("/experiments/[0-9]+", "", tags.get("mlflow.note.content", ""))
+        # The command names the folder, and links an experiment that has another number there.
+        note = re.sub(
+            "python -m safe_ray.tune.*|/experiments/[0-9]+", "", tags.get("mlflow.note.content", "")
+        )
         models = len(each.outputs.model_outputs) if each.outputs is not None else 0
         runs[key] = (each.info.status, each.data.params, metrics, files, data, note, models)
     for model in client.search_registered_models():
