@@ -56,21 +56,20 @@ class CheckedImages:
         tests: the inventory of the test split of each data set and target.
         bad: path and reason of each image that is left out.
         warned: path and warning of each image that the decoder takes, but warns of.
+        shared: what to say of test images that are among those which heads are made of.
     """
 
     tasks: Sequence[CheckedTask]
     tests: Mapping[str, Inventory]
     bad: Sequence[tuple[str, str]]
     warned: Sequence[tuple[str, str]]
+    shared: Sequence[str]
 
     def remarks(self) -> list[str]:
         """Return what to say about the images, in sentences."""
         said = [f"Left out {len(self.bad)} images that cannot be read."] if self.bad else []
         said += [describe_warned(self.warned)] if self.warned else []
-        for name, test in self.tests.items():
-            own = [task for task in self.tasks if task.task.dataset == name]
-            said += shared_images(name, [i for t in own for i in (t.support, t.validation)], test)
-        return said
+        return [*said, *self.shared]
 
 
 def shared_images(name: str, chosen: Sequence[Inventory], test: Inventory) -> list[str]:
@@ -157,7 +156,13 @@ def check_images(
     if bad and not config.data.skip_bad:
         raise InputError(describe_bad(bad, sum(i.table.num_rows for i in inventories) + len(bad)))
     warned = sorted({image for inventory in inventories for image in inventory.warned})
-    return CheckedImages(tasks, tests, bad, warned)
+    shared = [sentence for name, test in tests.items() for sentence in _shared(name, tasks, test)]
+    return CheckedImages(tasks, tests, bad, warned, shared)
+
+
+def _shared(name: str, tasks: Sequence[CheckedTask], test: Inventory) -> list[str]:
+    own = [task for task in tasks if task.task.dataset == name]
+    return shared_images(name, [i for t in own for i in (t.support, t.validation)], test)
 
 
 def check_unchanged(config: SweepConfig, tasks: Sequence[CheckedTask]) -> None:

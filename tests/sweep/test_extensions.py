@@ -39,6 +39,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from safe_ray.config.sweep import EXPERIMENT
 from safe_ray.poolings import pool_each
 from safe_ray.poolings.base import Cut
 
@@ -164,7 +165,7 @@ def test_a_method_is_a_module_and_a_file(tmp_path: Path, tiny_config_dir: Path) 
     assert {row["method"] for row in correct} == set(methods)
 
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = client.get_experiment_by_name("mine")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     tasks = [r for r in runs if r.data.tags["safe_ray.kind"] == "task"]

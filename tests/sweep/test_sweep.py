@@ -30,6 +30,7 @@ from safe_ray.report.confusion import read_confusions
 from safe_ray.report.looks import read_looks
 from safe_ray.specs import BackboneSpec, DatasetSpec
 from safe_ray.sweep.page import make_page
+from safe_ray.tracking.experiments import systems_of
 from tests.conftest import SOME_SHAPES, TINY_MODEL
 from tests.report.html.pages import check_accessible, read
 
@@ -260,7 +261,8 @@ def test_every_head_is_a_run_with_its_curves_and_its_artifact(
             assert len(client.get_metric_history(child.info.run_id, curve)) == 101
         files = {f.path for f in client.list_artifacts(child.info.run_id, "head")}
         assert files == {"head/head.safetensors", "head/head.json"}
-    [system] = [r for r in runs if r.data.tags["safe_ray.kind"] == "sweep"]
+    systems = client.get_experiment_by_name(systems_of(EXPERIMENT))
+    [system] = client.search_runs([systems.experiment_id])
     assert [f.path for f in client.list_artifacts(system.info.run_id)] == ["report.html"]
     for entry in summary_of(storage):
         task = client.get_run(entry["mlflow_run_id"])
