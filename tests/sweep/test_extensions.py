@@ -15,6 +15,8 @@ import pytest
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
+from safe_ray.config.sweep import EXPERIMENT
+
 pytestmark = pytest.mark.slow
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -39,7 +41,6 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from safe_ray.config.sweep import EXPERIMENT
 from safe_ray.poolings import pool_each
 from safe_ray.poolings.base import Cut
 
