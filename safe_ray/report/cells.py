@@ -13,10 +13,10 @@ from safe_ray.specs import shots_text
 
 WINNERS = (
     "Winners were chosen by: coop, a few validation samples a class; cross, cross-validation on "
-    "the support samples; full, the whole validation split; held_out, a fifth of the training "
-    "images; never by a test sample. They were chosen for the metric, or by the rule of "
-    "search.choose_by that is named."
+    "the support samples; full, the whole validation split;{held_out} never by a test sample. They "
+    "were chosen for the metric, or by the rule of search.choose_by that is named."
 )
+HELD_OUT = " held_out, a fifth of the training images;"
 ACCURACY = "Accuracy over all test images"
 PER_CLASS = "Mean per class accuracy: the mean over the classes of the accuracy in each"
 NOT_SHOWN = "!"
@@ -139,4 +139,6 @@ def notes(results: Sequence[TaskResult], parts: Sequence[Section]) -> list[str]:
     rows = [row for part in parts for row in part.rows]
     note = interval_note(i for row in rows for i in (row.zero_shot, row.accuracy, row.gain))
     not_shown = not_shown_line(results)
-    return [f"{note} {WINNERS}", *([f"{NOT_SHOWN} {not_shown}"] if not_shown else [])]
+    held_out = any(result.protocol.selection == "held_out" for result in results)
+    winners = WINNERS.format(held_out=HELD_OUT * held_out)
+    return [f"{note} {winners}", *([f"{NOT_SHOWN} {not_shown}"] if not_shown else [])]

@@ -47,8 +47,9 @@ class TaskFacts:
         support_labels: class indices of the support set.
         validation: sample digests of the validation samples (empty under the selection `cross`).
         validation_labels: class indices of the validation samples.
-        selection: `coop` and `full` validate on the validation samples (a few a class, or the whole
-            split), `cross` on folds of the support set.
+        selection: `coop`, `full` and `held_out` validate on the validation samples (a few a class,
+            the whole split, or a share of the training images), `cross` on folds of the support
+            set.
         folds: folds of the support set under the selection `cross`.
         metric: of the validation samples, that the person asks for.
         choose_by: how a candidate and its knobs are chosen (see `safe_ray.heads.selection.Rule`).
