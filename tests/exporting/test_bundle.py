@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from safe_ray.prediction.predictor import Predictor
 from tests.exporting.heads import CLASSES, write_head
 
 TOLERANCE = 1e-4
+
+# To trace is a minute of work on a machine that others keep busy.
+pytestmark = pytest.mark.timeout(900)
 
 
 def pictures(count: int = 5) -> list[Image.Image]:
@@ -142,6 +146,17 @@ def test_a_graph_has_a_free_number_of_images_and_a_current_opset(bundles: dict[s
     assert [each.version for each in graph.opset_import if each.domain == ""] == [23]
 
 
+def test_the_file_of_a_program_holds_no_pickled_tensor(bundles: dict[str, Path]) -> None:
+    configured = []
+    with zipfile.ZipFile(bundles["torch"] / "model.pt2") as archive:
+        for name in archive.namelist():
+            if name.endswith("_config.json"):
+                configured += json.loads(archive.read(name))["config"].values()
+            assert not name.endswith((".pkl", ".pickle"))
+    assert len(configured) > 20
+    assert not any(each["use_pickle"] for each in configured)
+
+
 @pytest.mark.parametrize("kind", ["open_clip", "onnx"])
 def test_a_bundle_is_predicted_with_as_its_head_is(
     head: Path, bundles: dict[str, Path], photos: Path, tmp_path: Path, kind: str
@@ -169,12 +184,11 @@ def test_an_open_clip_bundle_has_the_other_blends_too(head: Path, bundles: dict[
 
 
 def test_another_blend_is_exported_where_it_is_asked_for(head: Path, tmp_path: Path) -> None:
-    arguments = [str(head), "--out", str(tmp_path / "b"), "--format", "torch", "--alpha", "1"]
-    assert export(arguments) == 0
+    assert export([str(head), "--out", str(tmp_path / "b"), "--alpha", "1"]) == 0
     assert read_bundle(tmp_path / "b").knobs == {"alpha": 1.0}
     predictor = Predictor.load(head, alpha=1.0)
     pixels = pixels_of(predictor)
-    found = run_lines(tmp_path / "b", pixels=pixels)["logits"]
+    found = load_bundle(tmp_path / "b").logits(pixels)
     assert torch.allclose(found, predictor.logits(pixels), atol=TOLERANCE)
 
 
