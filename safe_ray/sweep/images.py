@@ -20,6 +20,7 @@ from safe_ray.features.inventory import (
     describe_warned,
     take_inventory,
 )
+from safe_ray.files import digest_json
 from safe_ray.progress import Progress
 from safe_ray.specs import Selection, Task
 from safe_ray.sweep.data import selection_of
@@ -57,6 +58,7 @@ class CheckedImages:
         bad: path and reason of each image that is left out.
         warned: path and warning of each image that the decoder takes, but warns of.
         shared: what to say of test images that are among those which heads are made of.
+        test_digests: one digest of all test samples, of each data set and target.
     """
 
     tasks: Sequence[CheckedTask]
@@ -64,6 +66,7 @@ class CheckedImages:
     bad: Sequence[tuple[str, str]]
     warned: Sequence[tuple[str, str]]
     shared: Sequence[str]
+    test_digests: Mapping[str, str]
 
     def remarks(self) -> list[str]:
         """Return what to say about the images, in sentences."""
@@ -157,7 +160,8 @@ def check_images(
         raise InputError(describe_bad(bad, sum(i.table.num_rows for i in inventories) + len(bad)))
     warned = sorted({image for inventory in inventories for image in inventory.warned})
     shared = [sentence for name, test in tests.items() for sentence in _shared(name, tasks, test)]
-    return CheckedImages(tasks, tests, bad, warned, shared)
+    digests = {name: digest_json(sorted(test.samples)) for name, test in tests.items()}
+    return CheckedImages(tasks, tests, bad, warned, shared, digests)
 
 
 def _shared(name: str, tasks: Sequence[CheckedTask], test: Inventory) -> list[str]:

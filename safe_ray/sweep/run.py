@@ -39,7 +39,6 @@ from safe_ray.cluster import (
 )
 from safe_ray.config import SweepConfig
 from safe_ray.features.extract import Precision, resolve_precision
-from safe_ray.files import digest_json
 from safe_ray.job import is_submitted
 from safe_ray.progress import Reporter
 from safe_ray.report.confusion import write_confusions
@@ -216,11 +215,8 @@ def _recorder(
         system,
         writer.tracker.source,
         {
-            name: {
-                "source": config.datasets[name].path,
-                "test": digest_json(sorted(tests.samples)),
-            }
-            for name, tests in admitted.images.tests.items()
+            name: {"source": config.datasets[name].path, "test": digest}
+            for name, digest in admitted.images.test_digests.items()
         },
     )
     tracked.save(config.outputs)
