@@ -8,12 +8,15 @@ epochs, since each epoch sees one view of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from safe_ray.config import IntRange, SweepConfig
 from safe_ray.data.episodes import Episode
-from safe_ray.search.groups import Group, for_task
 from safe_ray.specs import ALL_SHOTS, Task
-from safe_ray.training.facts import TaskFacts
+
+if TYPE_CHECKING:
+    from safe_ray.search.groups import Group
+    from safe_ray.training.facts import TaskFacts
 
 MOST_STEPS = 1000
 """What `search.max_steps=auto` is where a task has all of its images."""
@@ -37,6 +40,9 @@ def most_epochs(config: SweepConfig, task: Task, support: int) -> int | None:
 
 def group_for(config: SweepConfig, facts: TaskFacts, group: Group) -> Group:
     """Return the methods for a task, with a schedule that its support images bound."""
+    # It imports torch, which whoever has made a mistake does not wait for.
+    from safe_ray.search.groups import for_task
+
     support = len(facts.support)
     shots = float(facts.task.shots)
     if facts.task.shots == ALL_SHOTS:
