@@ -403,7 +403,7 @@ def check_python_gives_the_same(
     model = FewShotClassifier(
         "tiny",
         candidates=2,
-        settings={"features.views": 1, "search.epochs": 3},
+        settings={"features.views": 1, "search.epochs": 3, "search.cautious": True},
         config_dir=config_dir,
         progress=False,
         device="cpu",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from safe_ray.classifier.explanation import Explanation
     from safe_ray.classifier.problem import LabelledSamples, Shots
-    from safe_ray.classifier.samples import Sample
+    from safe_ray.classifier.samples import Names, Sample
     from safe_ray.config import SweepConfig
     from safe_ray.prediction.predictor import Predictor
     from safe_ray.progress import Reporter
@@ -55,13 +55,14 @@ class FewShotClassifier:
         backbone: a file of `conf/backbone`. `pictogram` comes with the package and was trained on
             drawings; `rn50` is OpenAI's, trained on photos, whose weights are downloaded once.
         method: a file of `conf/method`.
-        shots: images of each class to train on; `all`, or a number, which leaves the others to
-            choose by.
+        shots: images of each class to train on: a number, or `all` that are not held out to choose
+            by.
         candidates: how many heads are trained to choose from.
-        class_names: words for labels that are none, `{label: words}`; the prompts have them.
+        class_names: words for labels that are none, `{label: name}` or `{label: [name, another]}`;
+            the prompts have them. A folder may have them in `classes.yaml`.
         templates: prompts with one `{}` each; None is some for photos.
         metric: `accuracy` or `mean_per_class`: what is chosen by, and what `score` returns.
-        validation: `auto`, `coop`, `cross` or `full` (see `search.validation`).
+        validation: `auto`, `coop`, `cross`, `full` or `held_out` (see `search.validation`).
         seed: draws the images to train on.
         device: `cpu` or `cuda`; None is a GPU where there is one.
         store: a folder that keeps dense maps, so that the next `fit` on the same images finds
@@ -93,7 +94,7 @@ class FewShotClassifier:
         method: str = "safe",
         shots: Shots = "all",
         candidates: int = 16,
-        class_names: Mapping[Any, str] | None = None,
+        class_names: Names | None = None,
         templates: Sequence[str] | None = None,
         metric: str = "accuracy",
         validation: str = "auto",
@@ -201,7 +202,7 @@ class FewShotClassifier:
             finally:
                 torch.set_num_threads(threads)
         card = {**trained.predictor.card}
-        if given.labels.tolist() != list(card["class_names"]):
+        if given.labels.dtype.kind not in "US":
             card["labels"] = given.labels.tolist()
         self._take(trained.predictor, trained.state, card)
         self.validation_ = trained.choice.validation
@@ -344,17 +345,17 @@ class FewShotClassifier:
         folder = find_head(str(head))
         predictor = Predictor.load(folder, _device(device), trusted=trusted)
         state, card = load_head(folder)
-        labels, names = card.get("labels"), card["class_names"]
-        if labels is not None and len(labels) != len(names):
+        labels, names = _labels(card), card.get("names") or card["class_names"]
+        if len(labels) != len(card["class_names"]):
             raise InputError(
-                f"The head in {folder} has {len(labels)} labels for {len(names)} classes: fetch it "
-                "again."
+                f"The head in {folder} has {len(labels)} labels for {len(card['class_names'])} "
+                "classes: fetch it again."
             )
         loaded = cls(
             card["backbone"].get("name", PACKAGED),
             method=card["method"].get("name", "safe"),
             shots=card["shots"],
-            class_names=None if labels is None else dict(zip(labels, names, strict=True)),
+            class_names=None if labels == names else dict(zip(labels, names, strict=True)),
             templates=tuple(card["templates"]) or None,
             seed=card["seed"],
             device=device,
@@ -370,7 +371,7 @@ class FewShotClassifier:
         self._state = state
         self.card_ = card
         self.class_names_ = predictor.class_names
-        self.classes_ = np.asarray(card.get("labels") or list(predictor.class_names))
+        self.classes_ = np.asarray(_labels(card))
         self.best_params_ = {**card["hyper_parameters"], **card["knobs"]}
 
     def _fitted(self) -> Predictor:
@@ -434,6 +435,11 @@ class FewShotClassifier:
             return
         with open(os.devnull, "w") as nowhere, Reporter(nowhere) as reporter:
             yield reporter
+
+
+def _labels(card: Mapping[str, Any]) -> list[Any]:
+    """Return what the person calls each class of a head: numbers, folders, or their names."""
+    return list(card.get("labels") or card.get("called") or card["class_names"])
 
 
 def _device(name: str | None) -> torch.device:

@@ -31,6 +31,7 @@ from safe_ray.search.choosing import Choice, choose
 from safe_ray.search.groups import described, groups_of
 from safe_ray.search.sizing import BankFootprint, automatic_bank_size
 from safe_ray.sweep import data
+from safe_ray.sweep.caution import as_zero_shot
 from safe_ray.sweep.extraction import support_requests
 from safe_ray.sweep.images import check_images
 from safe_ray.sweep.schedule import group_for
@@ -121,9 +122,12 @@ def train(
             f"All {total} candidates diverged: search smaller learning rates, with "
             "settings={'search.lr': {'low': 1e-6, 'high': 1e-3}}."
         )
+    if search.cautious and choice.winner.folder is not None and not choice.validation.gain_shown:
+        choice = as_zero_shot(choice, config.outputs)
+        reporter.say("Validation does not show a gain over zero-shot, which takes its place.")
     state, card = _kept(choice, facts)
     classifier = load_classifier(config.outputs / "tasks" / task.id)
-    predictor = Predictor.of(card, state, backbone, classifier, choice.fit.at, device)
+    predictor = Predictor.of(card, state, backbone, classifier, choice.winner.at, device)
     return Trained(predictor, state, choice)
 
 
@@ -168,7 +172,7 @@ def _kept(choice: Choice, facts: TaskFacts) -> tuple[Mapping[str, Tensor], dict[
     return {}, {
         **facts.card,
         "method": describe_method(choice.winner.method),
-        "knobs": dict(choice.fit.at),
-        "hyper_parameters": dict(choice.candidate.values),
+        "knobs": dict(choice.winner.at),
+        "hyper_parameters": {},
         "metrics": {},
     }

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from safe_ray.classifier.samples import Labels, Sample, words_of
+from safe_ray.classifier.samples import Labels, Names, Sample, names_of
 from safe_ray.compose import load_config
 from safe_ray.config import DatasetConfig, SweepConfig, validate_dataset
 from safe_ray.data.manifest import Manifest, load_manifest
@@ -47,7 +47,7 @@ class LabelledSamples:
 def from_images(
     samples: Sequence[Sample],
     labels: Any,
-    class_names: Mapping[Any, str] | None,
+    class_names: Names | None,
     templates: Sequence[str] | None,
 ) -> LabelledSamples:
     """Return images that were given one by one; all of them may be trained on.
@@ -59,8 +59,8 @@ def from_images(
     if not samples:
         raise InputError("There are no images to fit: give some of each class.")
     found = Labels.of(labels, len(samples))
-    words = words_of(found.classes.tolist(), class_names)
-    _check_distinct(words, found.classes)
+    labels = found.classes.tolist()
+    names = names_of(labels, class_names, [(str(label),) for label in labels])
     prompts = PHOTO_TEMPLATES if templates is None else tuple(templates)
     notes = []
     if templates is None:
@@ -82,16 +82,16 @@ def from_images(
     train = _table(samples, found.indices)
     manifest = Manifest(
         IN_MEMORY,
-        words,
+        tuple(map(str, labels)),
         check_templates(config.templates, "templates"),
         {"train": train, "val": train.slice(0, 0), "test": train.slice(0, 0)},
     )
-    return LabelledSamples(config, manifest, found.classes)
+    return LabelledSamples(config, _named(manifest, labels, names), found.classes)
 
 
 def from_place(
     place: str | Path,
-    class_names: Mapping[Any, str] | None,
+    class_names: Names | None,
     templates: Sequence[str] | None,
     backbone: str | None = None,
 ) -> LabelledSamples:
@@ -115,10 +115,26 @@ def from_place(
         share = SPLIT_OPTIONS[1]
         config = dataset_at(str(place), chosen, {**settings, f"{OPTIONS}{share}": 0})
     manifest = load_manifest(config.spec(), Path.cwd())
-    words = words_of(manifest.classes, class_names)
-    _check_distinct(words, manifest.classes)
-    return LabelledSamples(
-        config, replace(manifest, classes=words), np.asarray(manifest.classes, np.str_)
+    labels = manifest.called or manifest.classes
+    usual = manifest.names or tuple((name,) for name in manifest.classes)
+    named = _named(manifest, labels, names_of(labels, class_names, usual))
+    return LabelledSamples(config, named, np.asarray(labels, np.str_))
+
+
+def _named(manifest: Manifest, labels: Sequence[Any], names: Sequence[tuple[str, ...]]) -> Manifest:
+    """Return a data set with these names for its classes.
+
+    Raises:
+        InputError: prompts cannot tell two classes apart.
+    """
+    _check_distinct(names, labels)
+    classes = tuple(own[0] for own in names)
+    called = tuple(map(str, labels))
+    return replace(
+        manifest,
+        classes=classes,
+        names=tuple(names) if any(len(own) > 1 for own in names) else (),
+        called=called if called != classes else (),
     )
 
 
@@ -139,19 +155,18 @@ def labelled_test(place: str | Path) -> tuple[list[Sample], np.ndarray]:
     return samples, found.labels[table["label"].to_numpy()]
 
 
-def _check_distinct(words: Sequence[str], labels: Iterable[Any]) -> None:
+def _check_distinct(names: Sequence[tuple[str, ...]], labels: Iterable[Any]) -> None:
     first: dict[str, Any] = {}
-    for name, label in zip(words, labels, strict=True):
+    for label, name in ((label, n) for label, own in zip(labels, names, strict=True) for n in own):
         canonical = canonical_class_name(name)
         if not canonical:
             raise InputError(f"The class {label!r} has no name: give it one with class_names.")
-        if canonical in first:
+        other = first.setdefault(canonical, label)
+        if other is not label:
             raise InputError(
-                f"The classes {str(first[canonical])!r} and {str(label)!r} are both called "
-                f"{name!r}, and prompts cannot tell them apart: give one another name with "
-                "class_names."
+                f"The classes {str(other)!r} and {str(label)!r} are both called {name!r}, and "
+                "prompts cannot tell them apart: give one another name with class_names."
             )
-        first[canonical] = label
 
 
 def _table(samples: Sequence[Sample], indices: np.ndarray) -> pa.Table:
@@ -177,15 +192,16 @@ def configure(
 
     Args:
         given: the data set.
-        shots: images of each class to train on; `all` is all that are not held out.
+        shots: images of each class to train on; `all` is every one that is not held out to choose
+            by.
         settings: values by the names of settings.
         config_dir: a tree like `conf/` of the person's own.
 
     Raises:
         InputError: a setting does not exist or has a value that it cannot have.
     """
-    whole = isinstance(shots, int | np.integer) and not isinstance(shots, bool) and shots >= 1
-    if not whole and shots != "all":
+    number = isinstance(shots, int | np.integer) and not isinstance(shots, bool)
+    if shots != "all" and not (number and int(shots) >= 1):
         raise InputError(f"shots is {shots!r}: give a whole number from 1 on, or 'all'.")
     overrides = [override(name, value) for name, value in settings.items()]
     return load_config([*overrides, f"tasks.shots=[{shots}]"], config_dir, given.config)

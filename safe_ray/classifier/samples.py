@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from safe_ray.data.views import Preprocessing
 
+Names = Mapping[Any, str | Sequence[str]]
+"""A name for each label, or several."""
+
 _KINDS = (
     "PIL images, paths, uint8 arrays [height, width, 3] or uint8 tensors [3, height, width], or a "
     "folder"
@@ -213,24 +216,41 @@ class Labels:
         return Labels(classes, indices.astype(np.int64))
 
 
-def words_of(classes: Sequence[Any], names: Mapping[Any, str] | None) -> tuple[str, ...]:
-    """Return what the prompts call each class: the label itself, unless it has a name.
+def names_of(
+    labels: Sequence[Any], given: Names | None, usual: Sequence[tuple[str, ...]]
+) -> tuple[tuple[str, ...], ...]:
+    """Return what the prompts call each class: one name, or several.
 
     Args:
-        classes: labels.
-        names: words for some of them.
+        labels: of the classes.
+        given: names for some of them.
+        usual: the names of those that are given none.
 
     Raises:
         InputError: a name is for no class, or is no text.
     """
-    given = {str(label): name for label, name in (names or {}).items()}
-    known = [str(label) for label in classes]
-    for label, name in given.items():
+    names = {str(label): own for label, own in (given or {}).items()}
+    known = [str(label) for label in labels]
+    for label, own in names.items():
         if label not in known:
             raise InputError(
                 f"class_names names {label!r}, and no image has this label."
                 + (nearest(label, known) or f" There are {', '.join(map(repr, known[:12]))}.")
             )
-        if not isinstance(name, str) or not name.strip():
-            raise InputError(f"class_names calls {label!r} {name!r}: give a word or several.")
-    return tuple(given.get(label, label) for label in known)
+        several = [own] if isinstance(own, str) else own
+        if (
+            not isinstance(several, Sequence)
+            or not several
+            or not all(isinstance(name, str) and name.strip() for name in several)
+        ):
+            raise InputError(
+                f"class_names calls {label!r} {own!r}: give a name, or a list of several."
+            )
+    return tuple(
+        _several(names[label]) if label in names else tuple(own)
+        for label, own in zip(known, usual, strict=True)
+    )
+
+
+def _several(own: str | Sequence[str]) -> tuple[str, ...]:
+    return (own,) if isinstance(own, str) else tuple(own)

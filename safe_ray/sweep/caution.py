@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safe_ray.heads.artifact import load_card, load_head, save_head
 from safe_ray.methods.base import how_to_load, make_method
 from safe_ray.search.choosing import Choice
 from safe_ray.specs import MethodSpec
-from safe_ray.sweep.winners import Decision
+
+if TYPE_CHECKING:
+    # Ray, which its search needs, has nothing to do with one choice.
+    from safe_ray.sweep.winners import Decision
 
 FOLDER = "cautious"
 _NAMED = 4

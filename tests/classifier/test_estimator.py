@@ -145,6 +145,44 @@ def test_all_images_of_a_folder_without_splits_are_trained_on(
     assert "crimson disc" in model.class_names_
 
 
+def test_a_folder_may_have_better_names_for_its_classes_or_several(
+    tiny_config_dir: Path, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "shapes", 3)
+    words = {name: name for name in NAMES} | {"red circle": ["red disc", "scarlet circle"]}
+    (folder / "classes.yaml").write_text(json.dumps(words))
+    model = quick(tiny_config_dir).fit(folder)
+    # Predictions are called as the folders are.
+    assert model.classes_.tolist() == NAMES
+    assert "red disc" in model.class_names_
+    again = FewShotClassifier.load(model.save(tmp_path / "head"))
+    assert again.classes_.tolist() == NAMES
+    assert again.class_names is not None
+    assert again.class_names["red circle"] == ["red disc", "scarlet circle"]
+    np.testing.assert_array_equal(again.predict_proba(folder), model.predict_proba(folder))
+    assert again.score(folder) == model.score(folder)
+
+
+def test_a_fifth_of_each_class_is_held_out_where_there_are_enough(tiny_config_dir: Path) -> None:
+    model = quick(tiny_config_dir, candidates=1).fit(*drawings(10))
+    assert model.card_["shots"] == "all"
+    assert model.card_["metrics"]["validation_samples"] == 10
+
+
+def test_a_cautious_one_is_zero_shot_unless_a_gain_is_shown(
+    tiny_config_dir: Path, tmp_path: Path
+) -> None:
+    images, labels = drawings(3)
+    model = quick(tiny_config_dir, settings={**QUICK, "search.cautious": True})
+    model.fit(images, labels)
+    assert model.validation_ is not None
+    zero_shot = quick(tiny_config_dir, method="zero_shot").fit(images, labels)
+    gave_way = (model.predict(images) == zero_shot.predict(images)).all()
+    assert gave_way == (model.best_params_["alpha"] == 0)
+    assert gave_way or model.validation_.gain_shown
+    assert FewShotClassifier.load(model.save(tmp_path)).card_.keys() == model.card_.keys()
+
+
 def test_a_method_that_keeps_nothing_predicts_and_cannot_be_saved(
     tiny_config_dir: Path, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from safe_ray.classifier.samples import Labels, batches_of_pixels, samples_of, words_of
+from safe_ray.classifier.samples import Labels, batches_of_pixels, names_of, samples_of
 from safe_ray.data.views import Preprocessing
 from safe_ray.errors import InputError
 
@@ -136,9 +136,12 @@ def test_labels_that_do_not_fit_are_refused(labels: list[object], said: str) -> 
         Labels.of(labels, 3)
 
 
-def test_prompts_have_the_words_that_labels_were_given() -> None:
-    assert words_of([3, 7], {3: "a cat"}) == ("a cat", "7")
+def test_prompts_have_the_names_that_labels_were_given() -> None:
+    usual = [("three",), ("7",)]
+    assert names_of([3, 7], {7: "a cat"}, usual) == (("three",), ("a cat",))
+    assert names_of([3, 7], {3: ["a cat", "a tom"]}, usual) == (("a cat", "a tom"), ("7",))
     with pytest.raises(InputError, match=r"names 'catt', and no image.*Did you mean 'cat'"):
-        words_of(["cat", "dog"], {"catt": "a cat"})
-    with pytest.raises(InputError, match="calls 'cat' '': give a word"):
-        words_of(["cat", "dog"], {"cat": ""})
+        names_of(["cat", "dog"], {"catt": "a cat"}, [("cat",), ("dog",)])
+    for wrong in ("", [], 3, ["a cat", ""]):
+        with pytest.raises(InputError, match=r"class_names calls 'cat' .*: give a name"):
+            names_of(["cat", "dog"], {"cat": wrong}, [("cat",), ("dog",)])  # type: ignore[dict-item]
