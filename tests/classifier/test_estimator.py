@@ -176,10 +176,10 @@ def test_a_cautious_one_is_zero_shot_unless_a_gain_is_shown(
     model = quick(tiny_config_dir, settings={**QUICK, "search.cautious": True})
     model.fit(images, labels)
     assert model.validation_ is not None
-    zero_shot = quick(tiny_config_dir, method="zero_shot").fit(images, labels)
-    gave_way = (model.predict(images) == zero_shot.predict(images)).all()
-    assert gave_way == (model.best_params_["alpha"] == 0)
-    assert gave_way or model.validation_.gain_shown
+    if not model.validation_.gain_shown:
+        zero_shot = quick(tiny_config_dir, method="zero_shot").fit(images, labels)
+        assert model.best_params_["alpha"] == 0
+        np.testing.assert_array_equal(model.predict(images), zero_shot.predict(images))
     assert FewShotClassifier.load(model.save(tmp_path)).card_.keys() == model.card_.keys()
 
 
