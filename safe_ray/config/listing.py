@@ -61,7 +61,7 @@ def spell(annotation: Any, metadata: Sequence[Any] = (), plural: bool = False) -
         unpacked = [part for item in more for part in (getattr(item, "metadata", None) or [item])]
         return spell(inner, [*metadata, *unpacked], plural)
     if origin in (typing.Union, types.UnionType):
-        parts = [spell(part) for part in typing.get_args(annotation)]
+        parts = [spell(part, (), plural) for part in typing.get_args(annotation)]
         return _either(sorted(parts, key=lambda part: (part.startswith("{"), part == "null")))
     if origin is Literal:
         return _either([str(choice) for choice in typing.get_args(annotation)])

@@ -104,12 +104,14 @@ def shared_images(name: str, chosen: Sequence[Inventory], test: Inventory) -> li
         return []
     exact = sum(twin.exact for twin in twins)
     count = len(test.looks)
+    example = next((twin for twin in twins if twin.exact), twins[0])
+    is_like = "is" if example.exact else "looks like"
     is_there = "image is" if len(twins) == 1 else "images are"
     return [
         f"{name}: {len(twins)} of {count} test {is_there} among the training images as well "
         f"({exact} in the same bytes, {len(twins) - exact} by their looks), such as "
-        f"{paths[twins[0].second]}, which is {paths[twins[0].first]}: a result on them is too "
-        "good. Nothing was removed; --dry-run shows more of them."
+        f"{paths[example.second]}, which {is_like} {paths[example.first]}: a result on them is "
+        "too good. Nothing was removed; --dry-run shows more of them."
     ]
 
 
