@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib.util
+import io
 import ipaddress
 import logging
 import os
@@ -238,10 +239,22 @@ def _running(settings: Settings, place: Place) -> Iterator[None]:
     try:
         yield
     finally:
+        _take_down(serve, own)
+
+
+def _take_down(serve: Any, own: bool) -> None:
+    """End the application, and Serve with it if nobody else uses it.
+
+    Of a cluster that was joined it would go on otherwise. What has to be told within the second
+    that is left after SIGTERM is told first, and Ray's remarks about its own end are not shown.
+    """
+    import ray
+
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        serve.delete(NAME, _blocking=False)
         if own:
             serve.shutdown()
-        else:
-            serve.delete(NAME)
+        ray.shutdown()
 
 
 def _start(serve: Any, place: Place, settings: Settings) -> None:

@@ -165,6 +165,8 @@ def server(
         except subprocess.TimeoutExpired:
             process.kill()
     assert process.returncode == 130, "".join(printed)
+    reading.join(PATIENCE)
+    assert [line for line in printed[-1:] if line.strip() != "Stopped serving."] == []
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(("127.0.0.1", port))
