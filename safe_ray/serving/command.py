@@ -239,10 +239,10 @@ def _running(settings: Settings, place: Place) -> Iterator[None]:
     try:
         yield
     finally:
-        _take_down(serve, own)
+        _take_down(serve, NAME, own)
 
 
-def _take_down(serve: Any, own: bool) -> None:
+def _take_down(serve: Any, name: str, own: bool) -> None:
     """End the application, and Serve with it if nobody else uses it.
 
     Of a cluster that was joined it would go on otherwise. What has to be told within the second
@@ -251,7 +251,7 @@ def _take_down(serve: Any, own: bool) -> None:
     import ray
 
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        serve.delete(NAME, _blocking=False)
+        serve.delete(name, _blocking=False)
         if own:
             serve.shutdown()
         ray.shutdown()
