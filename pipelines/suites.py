@@ -137,7 +137,7 @@ def plan(suite: Suite, overrides: Sequence[str] = (), config_dir: str | Path | N
     """Compose the sweeps of a suite.
 
     The sweep of a single group is called as the benchmark, those of several `<name>-0`, `<name>-1`
-    and so on, in one MLflow experiment.
+    and so on, in one MLflow experiment, the project's.
 
     Args:
         suite: what to run.
@@ -160,7 +160,6 @@ def plan(suite: Suite, overrides: Sequence[str] = (), config_dir: str | Path | N
     sweeps = []
     for number, group in enumerate(suite.groups):
         own = [f"backbone={suite.backbone}", *_tasks(group)]
-        own += [f"tracking.experiment={name}"] if several else []
         own += [*suite.overrides, f"sweep={name}-{number}" if several else f"sweep={name}"]
         sweeps.append(_compose(suite.name, own, settings, config_dir))
     made = Plan(suite, name, tuple(sweeps))

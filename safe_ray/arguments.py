@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import sys
@@ -19,6 +20,8 @@ from safe_ray.interruption import (
 )
 from safe_ray.redaction import redacted
 
+SCRIPT = "safe-ray"
+"""What the console script is called."""
 EXIT_INCOMPLETE = 1
 EXIT_INPUT = 2
 EXIT_NOBODY_READS = 128 + signal.SIGPIPE
@@ -115,6 +118,28 @@ def help_lines(options: Sequence[Option]) -> Iterator[str]:
         yield f"  {name:<{width}}   {option.meaning}"
 
 
+class _Called:
+    """How this process was called."""
+
+    by_script = False
+
+
+def called_by_script() -> None:
+    """Take note that the command was called by the console script."""
+    _Called.by_script = True
+
+
+def spelled(text: str) -> str:
+    """Return a text whose commands are called as this one was: by module, or by the script.
+
+    Args:
+        text: with commands as `python -m safe_ray.<verb>`.
+    """
+    if not _Called.by_script:
+        return text
+    return re.sub(r"python -m safe_ray\.(?=[a-z])", f"{SCRIPT} ", text)
+
+
 def version() -> str:
     """Return what `--version` prints."""
     return f"safe_ray {__version__}"
@@ -138,10 +163,10 @@ def answer(work: Callable[[], int], interrupted: str = "Interrupted.") -> int:
         sys.stdout.flush()
         return status
     except InputError as error:
-        print(redacted(f"safe_ray: {error}"), file=sys.stderr)
+        print(redacted(spelled(f"safe_ray: {error}")), file=sys.stderr)
         return EXIT_INPUT
     except IncompleteError as error:
-        print(redacted(f"safe_ray: {error}"), file=sys.stderr)
+        print(redacted(spelled(f"safe_ray: {error}")), file=sys.stderr)
         return EXIT_INCOMPLETE
     except KeyboardInterrupt:
         say_farewell()

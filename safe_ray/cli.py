@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from safe_ray import job
-from safe_ray.arguments import CONFIG_DIR, HELP, VERSION, Option, answer, help_lines, parse, version
+from safe_ray.arguments import (
+    CONFIG_DIR,
+    HELP,
+    VERSION,
+    Option,
+    answer,
+    help_lines,
+    parse,
+    spelled,
+    version,
+)
 from safe_ray.errors import InputError
 from safe_ray.redaction import redacted_values
 
@@ -65,7 +75,7 @@ def _run(command: Command, arguments: Sequence[str]) -> int:
         print(version())
         return 0
     if HELP.name in given.flags:
-        print(help_text(command, config_dir))
+        print(spelled(help_text(command, config_dir)))
         return 0
     from safe_ray.compose import load_config
 

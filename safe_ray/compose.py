@@ -109,19 +109,27 @@ class ConfigTree:
         return next((file for file in files if file.is_file()), None)
 
 
-def load_config(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> SweepConfig:
+def load_config(
+    overrides: Sequence[str] = (),
+    config_dir: str | Path | None = None,
+    own: DatasetConfig | None = None,
+) -> SweepConfig:
     """Compose, resolve and check the configuration of a sweep.
 
     Args:
         overrides: `group=choice` and `group.knob=value`, the later ones win;
             `data=<location>` is a data set that has no YAML file.
         config_dir: a tree like `conf/` whose files go before the packaged ones.
+        own: the only data set, in place of one that `data=<location>` names.
 
     Raises:
         InputError: what is wrong with which setting or file, with the nearest names.
     """
     tree = ConfigTree.of(config_dir)
-    overrides, own = _own_data(tree, overrides)
+    if own is None:
+        overrides, own = _own_data(tree, overrides)
+    else:
+        overrides = _alone(own, overrides)
     overrides, changes = _own_methods(overrides)
     composed = compose_tree(tree, overrides)
     try:
@@ -262,11 +270,15 @@ def _own_data(tree: ConfigTree, overrides: Sequence[str]) -> tuple[list[str], Da
     mine = [override for override in others if is_own_setting(override.partition("=")[0])]
     rest = [override for override in others if override not in mine]
     own = dataset_at(locations[0], rest, dict(map(_own_setting, mine)))
-    keys = {override.partition("=")[0] for override in rest}
+    return _alone(own, rest), own
+
+
+def _alone(own: DatasetConfig, overrides: Sequence[str]) -> list[str]:
+    """Return overrides that make it the only data set, unless they say otherwise."""
+    keys = {override.partition("=")[0] for override in overrides}
     chosen = [] if "tasks" in keys else ["tasks=own"]
-    if "tasks.datasets" not in keys:
-        rest.append(f"tasks.datasets=['{own.name}']")
-    return [*chosen, *rest], own
+    named = [] if "tasks.datasets" in keys else [f"tasks.datasets=['{own.name}']"]
+    return [*chosen, *overrides, *named]
 
 
 def _check_no_own(overrides: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from safe_ray.arguments import (
     answer,
     help_lines,
     parse,
+    spelled,
     version,
 )
 from safe_ray.errors import InputError, nearest
@@ -115,7 +116,7 @@ def _datasets(given: Arguments) -> int:
         print(version())
         return 0
     if HELP.name in given.flags:
-        print("\n".join([USAGE, *help_lines(OPTIONS)]))
+        print(spelled("\n".join([USAGE, *help_lines(OPTIONS)])))
         return 0
     if any(argument.startswith("data=") for argument in given.rest):
         return _first_look(given)

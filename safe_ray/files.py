@@ -39,7 +39,7 @@ def digest_json(value: Any, length: int = 16) -> str:
     return sha256_hex(canonical.encode(), length=length)
 
 
-def unwritable(path: Path, error: OSError) -> InputError:
+def unwritable(path: Path, error: OSError, setting: str = "storage") -> InputError:
     """Return the refusal of a path that could not be written, with the remedy of its cause."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         remedy = "free some space there"
@@ -49,7 +49,7 @@ def unwritable(path: Path, error: OSError) -> InputError:
         remedy = "see to it that its folder can be written to"
     return InputError(
         f"Could not write {path} ({error.strerror}): {remedy}, or name another folder with "
-        "storage=<folder>."
+        f"{setting}=<folder>."
     )
 
 

@@ -18,7 +18,7 @@ _STOPS = np.array(
     [[48, 18, 89], [139, 30, 105], [214, 60, 64], [246, 140, 38], [252, 225, 110]], np.float64
 )
 # How much of the image is covered where nothing counts, and at the peak.
-_COVER = (0.45, 0.7)
+_COVER = (0.3, 0.75)
 
 
 def heat(weights: NDArray[np.floating], size: tuple[int, int], peak: float) -> Image.Image:

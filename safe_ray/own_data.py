@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from safe_ray.config import DatasetConfig, validate_dataset
 from safe_ray.errors import InputError, one_line
-from safe_ray.files import resolve_path
+from safe_ray.files import is_uri, resolve_path
 from safe_ray.outside import LARGEST_JSON, parse_json, parse_yaml, read_file
 
 OPTIONS = "options."
@@ -50,6 +50,7 @@ def dataset_at(
     """
     from safe_ray.data.locations import locate
     from safe_ray.data.readers.detect import detect_format
+    from safe_ray.data.readers.labels import FOLDER
 
     path = locate(location, Path.cwd())
     given = dict(settings or {})
@@ -63,6 +64,9 @@ def dataset_at(
     if "format" not in given:
         given["format"] = detect_format(path)
         said.append(f"{path} is read as format {given['format']!r}")
+    if classes is None and given["format"] == FOLDER and (file := _names_in(path)) is not None:
+        options["classes"] = read_classes(file)
+        said.append(f"the names of the classes are those in {file}")
     chosen = {override.lstrip("+").partition("=")[0].partition(".")[0] for override in overrides}
     prompted = any(override.startswith("data.prompts") for override in overrides)
     if not prompted and "templates" not in given:
@@ -84,19 +88,42 @@ def dataset_at(
     return validate_dataset(name_of(path), content)
 
 
+def _names_in(folder: str) -> str | None:
+    """Return the file in a folder that has better names for its classes, if there is one.
+
+    It may lie in the only folder of the folder, too, which is looked through.
+    """
+    from safe_ray.data.locations import exists, is_folder, join, list_folder
+    from safe_ray.data.readers.labels import CLASSES_FILE
+
+    if not is_folder(folder):
+        return None
+    folders, files = list_folder(folder)
+    if CLASSES_FILE in files:
+        return join(folder, CLASSES_FILE)
+    if len(folders) == 1 and exists(inner := join(join(folder, folders[0]), CLASSES_FILE)):
+        return inner
+    return None
+
+
 def read_classes(location: str) -> list[Any] | dict[str, Any]:
     """Read the names of classes from a file.
 
     Args:
-        location: a list or a mapping in JSON or YAML, or else a name a line.
+        location: a path or a URI of a list or a mapping in JSON or YAML, or else of a name a line.
+            A class may have a list of names.
 
     Raises:
         InputError: there is no such file, or nothing of that kind in it.
     """
-    file = resolve_path(location)
+    from safe_ray.data.locations import read_bytes
+
     try:
-        text = read_file(file, LARGEST_JSON).decode("utf-8-sig")
-        suffix = file.suffix.lower()
+        remote = is_uri(location)
+        encoded = read_bytes(location) if remote else _read(location)
+        text = encoded.decode("utf-8-sig")
+        content: Any
+        suffix = PurePath(location).suffix.lower()
         if suffix == ".json":
             content = parse_json(text)
         elif suffix in (".yaml", ".yml"):
@@ -118,6 +145,10 @@ def read_classes(location: str) -> list[Any] | dict[str, Any]:
     return (
         {str(key): name for key, name in content.items()} if isinstance(content, dict) else content
     )
+
+
+def _read(location: str) -> bytes:
+    return read_file(resolve_path(location), LARGEST_JSON)
 
 
 def name_of(path: str) -> str:

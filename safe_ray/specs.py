@@ -9,9 +9,37 @@ from typing import Any, Literal
 Metric = Literal["accuracy", "mean_per_class"]
 """Accuracy over all samples, or the mean over the classes of the accuracy in each."""
 
+Selection = Literal["coop", "cross", "full", "held_out"]
+"""What candidates are chosen on: a few validation images a class, folds of the support images, a
+whole validation split, or training images that were held out."""
+
+ALL_SHOTS = 2**31 - 1
+"""More shots than any class has images: all training images of each. It is written `all`."""
+
 # A whole number stays one where a record is read again.
 Values = Mapping[str, int | float]
 """A candidate: what is searched (`lr`, `epochs`, ...), by name."""
+
+
+def shots_text(shots: int) -> str:
+    """Return a number of shots as people write it: `16`, or `all`."""
+    return "all" if shots == ALL_SHOTS else str(shots)
+
+
+def shots_of(written: int | str) -> int:
+    """Return the number of shots that `shots_text` wrote, or a number as it is.
+
+    Raises:
+        ValueError: it is neither a number nor `all`.
+    """
+    return ALL_SHOTS if written == "all" else int(written)
+
+
+def shots_in_words(shots: int) -> str:
+    """Return `1 shot`, `16 shots` or `all images`."""
+    if shots == ALL_SHOTS:
+        return "all images"
+    return f"{shots} shot{'s' * (shots != 1)}"
 
 
 @dataclass(frozen=True)
@@ -83,7 +111,10 @@ class NodeShape:
 
 @dataclass(frozen=True, order=True)
 class Task:
-    """One few-shot problem: a data set, a number of shots a class, and the seed of the episode."""
+    """One few-shot problem: a data set, a number of shots a class, and the seed of the episode.
+
+    The shots are `ALL_SHOTS` where all training images are used.
+    """
 
     dataset: str
     shots: int
@@ -92,7 +123,8 @@ class Task:
     @property
     def id(self) -> str:
         """A name that is safe as a folder, a study and a tag."""
-        return f"{self.dataset}-{self.shots}shot-seed{self.seed}"
+        shots = "all" if self.shots == ALL_SHOTS else f"{self.shots}shot"
+        return f"{self.dataset}-{shots}-seed{self.seed}"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from safe_ray.arguments import (
     answer,
     help_lines,
     parse,
+    spelled,
     version,
 )
 from safe_ray.errors import InputError
@@ -54,7 +55,7 @@ def _track(given: Arguments) -> int:
         print(version())
         return 0
     if HELP.name in given.flags:
-        print("\n".join([USAGE, *help_lines(OPTIONS)]))
+        print(spelled("\n".join([USAGE, *help_lines(OPTIONS)])))
         return 0
     from safe_ray.files import resolve_path
 

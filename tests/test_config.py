@@ -120,7 +120,17 @@ def test_what_is_written_lies_in_the_storage_folder(load, tmp_path: Path):
     config = load("sweep=mine")
     assert config.outputs == tmp_path / "outputs" / "mine"
     assert config.features.store == tmp_path / "features"
-    assert config.experiment == "mine"
+    assert load("sweep=mine", "tracking.experiment=ours").experiment == "ours"
+
+
+def test_sweeps_share_an_experiment_that_the_environment_may_name(
+    load, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    assert {load(f"sweep={name}").experiment for name in ("mine", "yours")} == {"safe_ray"}
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    assert load("sweep=mine").experiment == "theirs"
+    assert load("sweep=mine", "tracking.experiment=ours").experiment == "ours"
 
 
 def test_the_storage_folder_may_come_from_the_environment(
@@ -290,7 +300,7 @@ def test_the_configuration_survives_json(load):
         ("tasks.datasets=[]", ["tasks.datasets is empty"]),
         ("tasks.datasets=[shapes,shapes]", ["'shapes' twice"]),
         ("tasks.shots=[0]", ["tasks.shots holds 0", "at least 1"]),
-        ("tasks.shots=[1.5]", ["tasks.shots holds 1.5", "integers"]),
+        ("tasks.shots=[1.5]", ["tasks.shots holds 1.5", "an integer of at least 1 or all"]),
         ("tasks.shots=[4,4]", ["tasks.shots names 4 twice"]),
         ("tasks.shots=[]", ["tasks.shots is empty"]),
         ("tasks.seeds=[-1]", ["tasks.seeds holds -1", "at least 0"]),
@@ -315,7 +325,7 @@ def test_the_configuration_survives_json(load):
         ("search.alpha={low: 0.501, high: 0.509}", ["search.alpha from 0.501", "alpha_points"]),
         ("evaluation.metric=macro", ["evaluation.metric", "accuracy or mean_per_class"]),
         ("search.alpha=[0,1]", ["search.alpha", "{low, high, log}"]),
-        ("search.validation=test", ["search.validation", "auto, coop, cross or full"]),
+        ("search.validation=test", ["search.validation", "auto, coop, cross, full or held_out"]),
         ("features.precision=fp8", ["features.precision", "bf16"]),
         ("sweep=a/b", ["sweep", "'a/b'", "folder"]),
         ("backbone.model_config=[a]", ["backbone.model_config"]),
@@ -379,6 +389,8 @@ def test_a_bad_file_in_ones_own_tree_is_one_sentence(tmp_path: Path):
         "tracking.experiment=other",
         "tracking.heads=none",
         "tracking.register=false",
+        "tracking.models=none",
+        "tracking.system=false",
         "data.skip_bad=true",
         "search.candidates=64",
         "evaluation.targets=[some_shapes]",

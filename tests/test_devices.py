@@ -225,7 +225,7 @@ def test_what_a_method_keeps_classifies_test_samples_on_the_gpu(
     assert logits.device == GPU
     assert logits.shape == (SAMPLES, CLASSES)
     columns = torch.tensor([2, 0], device=GPU)
-    for found in _classified(logits, columns, labels):
+    for found in _classified(logits, columns):
         assert found.device == torch.device("cpu")
         assert found.shape == (SAMPLES,)
 

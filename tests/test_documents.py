@@ -24,6 +24,7 @@ from safe_ray.report.cells import NOT_SHOWN
 from safe_ray.report.rows import AVERAGE, summarise
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 AVERAGE_MOVES, ZERO_SHOT_MOVES, CELL_MOVES = 1.0, 1.0, 6.0
 SHOTS = {"one": 1, "two": 2, "four": 4, "eight": 8, "sixteen": 16}
 
@@ -111,6 +112,16 @@ def test_the_demo_prints_what_the_readme_shows(tmp_path: Path):
                 assert cell == expected
             else:
                 assert number(cell) == pytest.approx(accuracy, abs=moves(theirs[0], title)), title
+
+    promised_lines = [line.split() for line in README.splitlines() if line[:2] == "  "]
+    for name in ("report", "predict"):
+        [line] = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == [name]]
+        [shown_line] = [words for words in promised_lines if words[:1] == [name]]
+        # The name of the sweep is made up, and its folder lies elsewhere.
+        assert [Path(word).name for word in line[2:]] == [
+            Path(word).name for word in shown_line[2:]
+        ]
+        assert len(line) == len(shown_line)
 
 
 Cells = dict[tuple[str, str], float]

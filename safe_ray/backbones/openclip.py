@@ -46,9 +46,19 @@ def load_backbone(
             unreadable file, weights that do not fit the model or are not finite numbers, or
             weights that cannot be downloaded.
     """
-    unknown = [part for part in parts if part not in PARTS]
-    if unknown:
-        raise ValueError(f"parts {unknown} are not among {PARTS}")
+    _check_parts(parts)
+    model, config = load_model(spec)
+    return cut_model(spec, model, config, device, parts)
+
+
+def load_model(spec: BackboneSpec) -> tuple[Any, dict[str, Any]]:
+    """Return open_clip's model in one piece, float32 on the CPU, and its configuration.
+
+    The configuration has a `quick_gelu` that is right for the weights.
+
+    Raises:
+        InputError: see `load_backbone`.
+    """
     if spec.model_config is not None:
         register_config(spec, resolve_path(spec.model_config))
     config = config_of(spec)
@@ -58,8 +68,29 @@ def load_backbone(
         tag is not None and bool(open_clip.get_pretrained_cfg(spec.model, tag).get("quick_gelu"))
     )
     config["quick_gelu"] = quick_gelu
-    model = create(spec, tag if file is None else str(file), quick_gelu)
+    return create(spec, tag if file is None else str(file), quick_gelu), config
 
+
+def cut_model(
+    spec: BackboneSpec,
+    model: Any,
+    config: Mapping[str, Any],
+    device: str | torch.device = "cpu",
+    parts: Sequence[str] = PARTS,
+) -> Backbone:
+    """Cut a model of open_clip's, which is used up, in three.
+
+    Args:
+        spec: what it was loaded from.
+        model: on the CPU.
+        config: its configuration.
+        device: see `load_backbone`.
+        parts: see `load_backbone`.
+
+    Raises:
+        InputError: no family knows its image tower, or its weights are not finite numbers.
+    """
+    _check_parts(parts)
     weights = _float_tensors(model, spec)
     cut, preprocessing = _cut(model.visual, spec)
     trunk_weights = {
@@ -111,6 +142,12 @@ def weights_at_hand(spec: BackboneSpec) -> bool:
             for name in filter(None, names)
         )
     return Path("~/.cache/clip", url.rpartition("/")[2]).expanduser().is_file()
+
+
+def _check_parts(parts: Sequence[str]) -> None:
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise ValueError(f"parts {unknown} are not among {PARTS}")
 
 
 def _family(visual: nn.Module, spec: BackboneSpec) -> type[Pooling]:

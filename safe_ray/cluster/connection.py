@@ -290,9 +290,9 @@ def _runtime_env(joining: bool) -> dict[str, Any]:
     """Return the runtime environment of all workers.
 
     A Ray that is started here has the driver's own environment; without another one, the processes
-    that Ray has started ahead of any work are of use. A submitted job finds this package where it was installed, or brings it along in its working
-    folder; a driver that joins from outside sends it. Ray refuses a variable that a job's own
-    environment sets already.
+    that Ray has started ahead of any work are of use. A submitted job finds this package where it
+    was installed, or brings it along in its working folder; a driver that joins from outside sends
+    it. Ray refuses a variable that a job's own environment sets already.
     """
     if not joining:
         return {}

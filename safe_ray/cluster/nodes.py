@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -150,12 +151,17 @@ def label_selector() -> dict[str, str]:
     return {"ray.io/node-id": f"!in({','.join(sorted(_joined.blind))})"} if _joined.blind else {}
 
 
+def ray_is_started() -> bool:
+    """Whether this process has a Ray; asking does not import it."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
 def works_here() -> bool:
     """Whether this process's own node offers CPUs, so that work of this process's has some."""
+    if not ray_is_started():
+        return True
     import ray
 
-    if not ray.is_initialized():
-        return True
     here = ray.get_runtime_context().get_node_id()
     return any(entry["NodeID"] == here and _has_cpu(entry) for entry in ray.nodes())
 

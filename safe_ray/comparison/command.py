@@ -16,9 +16,11 @@ from safe_ray.arguments import (
     answer,
     help_lines,
     parse,
+    spelled,
     version,
 )
 from safe_ray.errors import InputError
+from safe_ray.specs import shots_text
 
 if TYPE_CHECKING:
     from safe_ray.comparison.pairing import Paired
@@ -32,6 +34,7 @@ ACCURACY_FIGURE = "accuracy_over_shots"
 RANKS_FIGURE = "critical_difference"
 KINDS = ("png", "svg")
 FOLDER = "comparison"
+PAGE_FILE = "report.html"
 
 OUT = Option(
     "--out",
@@ -40,13 +43,15 @@ OUT = Option(
     "FOLDER",
 )
 BASE = Option("--baseline", "the method that the others are compared to (safe)", "METHOD")
-OPTIONS = (OUT, BASE, CONFIG_DIR, VERSION, HELP)
+HTML = Option("--html", "the page; by default `report.html` beside the tables", "FILE")
+OPTIONS = (OUT, BASE, HTML, CONFIG_DIR, VERSION, HELP)
 USAGE = """\
 usage: python -m safe_ray.report FOLDER... [options]
 
 Compare the methods of one or several sweeps over the tasks that they share: mean accuracies,
 paired differences to a baseline with intervals and tests, mean ranks with their critical
-difference, and two figures. What sweeps have alike is merged.
+difference, and two figures. What sweeps have alike is merged. The page of a single sweep is its
+report, made again.
 
 examples:
   python -m safe_ray.report outputs/first
@@ -74,7 +79,7 @@ def _compare(given: Arguments) -> int:
         print(version())
         return 0
     if HELP.name in given.flags:
-        print("\n".join([USAGE, *help_lines(OPTIONS)]))
+        print(spelled("\n".join([USAGE, *help_lines(OPTIONS)])))
         return 0
     if not given.rest:
         raise InputError(
@@ -93,7 +98,10 @@ def _compare(given: Arguments) -> int:
         out = resolve_path(asked)
     else:
         out = folders[0] if len(folders) == 1 else folders[0].parent / FOLDER
-    files = write_comparison(paired, out, _published(paired, given.value(CONFIG_DIR.name)))
+    named = given.value(HTML.name)
+    page = out / PAGE_FILE if named is None else resolve_path(named)
+    published = _published(paired, given.value(CONFIG_DIR.name))
+    files = write_comparison(paired, out, published, (page, folders))
     print("\n".join(f"  {file}" for file in files))
     return 0
 
@@ -111,7 +119,10 @@ def _published(paired: Paired, config_dir: str | None) -> Reference | None:
 
 
 def write_comparison(
-    paired: Paired, folder: Path, published: Reference | None = None
+    paired: Paired,
+    folder: Path,
+    published: Reference | None = None,
+    page: tuple[Path, Sequence[Path]] | None = None,
 ) -> list[Path]:
     """Print the tables of a comparison, write all of its files, and return these.
 
@@ -119,9 +130,11 @@ def write_comparison(
         paired: what is compared.
         folder: where the files go.
         published: figures of the same backbone to print beside, or None.
+        page: the file of the page, and the folders of the sweeps; None for no page.
 
     Raises:
-        InputError: the folder cannot be written to, or matplotlib is not installed.
+        InputError: the folder cannot be written to, a file of a sweep is damaged, or matplotlib is
+            not installed.
     """
     from safe_ray.comparison import analysis, figures, records, tables
     from safe_ray.files import write_atomically
@@ -157,7 +170,8 @@ def write_comparison(
         ranked,
     )
     names = [ACCURACY_FIGURE] + [RANKS_FIGURE] * (ranked is not None)
-    text = _markdown(head, [*overview, *tables.dataset_tables(paired, shown)], names)
+    everything = [*overview, *tables.dataset_tables(paired, shown)]
+    text = _markdown(head, everything, names)
     write_atomically(folder / MARKDOWN_FILE, text)
     write_atomically(folder / CSV_FILE, records.csv_text(lines))
     records.write_parquet(lines, folder / PARQUET_FILE)
@@ -171,6 +185,15 @@ def write_comparison(
             file = folder / f"{name}.{kind}"
             write_atomically(file, render(figure, kind))
             written.append(file)
+    if page is not None:
+        from safe_ray.comparison.page import write_page
+
+        file, folders = page
+        pictures = {
+            name.replace("_", " ").capitalize(): (folder / f"{name}.png").read_bytes()
+            for name in names
+        }
+        written.append(write_page(folders, head, everything, pictures, file))
     return written
 
 
@@ -181,7 +204,7 @@ def _opening(paired: Paired) -> str:
     count = len(paired.contestants)
     return (
         f"{count} method{'s' * (count != 1)} on {tasks} task{'s' * (tasks != 1)} "
-        f"({len(paired.datasets)} data sets, shots {', '.join(map(str, paired.shots))}, "
+        f"({len(paired.datasets)} data sets, shots {', '.join(map(shots_text, paired.shots))}, "
         f"seeds {', '.join(map(str, paired.seeds))}; {', '.join(paired.backbones)})."
     )
 

@@ -16,6 +16,7 @@ from safe_ray.comparison.pairing import ZERO_SHOT, Contestant, Paired
 from safe_ray.comparison.statistics import cliques
 from safe_ray.comparison.tables import title_of
 from safe_ray.errors import InputError
+from safe_ray.specs import ALL_SHOTS, shots_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +48,12 @@ def styles(paired: Paired) -> dict[Contestant | None, Mapping[str, Any]]:
     return found
 
 
+def places_of(shots: Sequence[int]) -> list[int]:
+    """Return where on an axis numbers of shots stand, ascending: all images as a doubling more."""
+    counted = [count for count in shots if count != ALL_SHOTS]
+    return counted + [2 * max(counted, default=1)] * (len(shots) - len(counted))
+
+
 def accuracy_figure(paired: Paired, found: Sequence[Average]) -> Figure:
     """Return the figure of average accuracy over shots, a line a contestant.
 
@@ -63,6 +70,7 @@ def accuracy_figure(paired: Paired, found: Sequence[Average]) -> Figure:
         tuple(np.flatnonzero(~np.isnan(paired.accuracy[0, :, at]).all(axis=1)))
         for at in range(len(paired.shots))
     ]
+    at_x = places_of(paired.shots)
     for place, contestant in enumerate(order):
         values = [average.average for average in found if average.contestant == contestant]
         y = [100 * value.mean for value in values]
@@ -70,7 +78,7 @@ def accuracy_figure(paired: Paired, found: Sequence[Average]) -> Figure:
         for group in dict.fromkeys(members):
             chosen = [at for at, other in enumerate(members) if other == group]
             axes.plot(
-                [paired.shots[at] for at in chosen],
+                [at_x[at] for at in chosen],
                 [y[at] for at in chosen],
                 label=title_of(contestant) if group == members[0] else "_",
                 markersize=5,
@@ -79,8 +87,8 @@ def accuracy_figure(paired: Paired, found: Sequence[Average]) -> Figure:
                 **_visible(drawn[contestant], len(chosen)),
             )
     axes.set_xscale("log", base=2)
-    axes.set_xlim(paired.shots[0] / 1.25, paired.shots[-1] * 1.25)
-    axes.set_xticks(list(paired.shots), [str(shots) for shots in paired.shots])
+    axes.set_xlim(at_x[0] / 1.25, at_x[-1] * 1.25)
+    axes.set_xticks(at_x, list(map(shots_text, paired.shots)))
     axes.minorticks_off()
     axes.set_xlabel("shots")
     axes.set_ylabel("test accuracy, %")

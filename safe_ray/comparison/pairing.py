@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from safe_ray.comparison.rows import Cell, ResultRow
 from safe_ray.errors import InputError, nearest
+from safe_ray.specs import shots_in_words
 
 BASELINE = "safe"
 ZERO_SHOT = "zero_shot"
@@ -173,8 +174,9 @@ def _check_sizes(common: Iterable[Cell], results: Results) -> None:
             if count != many:
                 dataset, shots, seed = cell
                 raise InputError(
-                    f"{dataset} at {shots} shots, seed {seed} was tested on {many} images for "
-                    f"{first} and on {count} for {name}: name sweeps with the same test split."
+                    f"{dataset} at {shots_in_words(shots)}, seed {seed} was tested on {many} "
+                    f"images for {first} and on {count} for {name}: name sweeps with the same "
+                    "test split."
                 )
 
 
@@ -188,7 +190,7 @@ def _left_out(
         without = [c.title for c in contestants if (dataset, shots, seed) not in results[c.name]]
         groups.setdefault((dataset, shots, ", ".join(without)), []).append(seed)
     named = [
-        f"{dataset} at {shots} shot{'s' * (shots != 1)}, seed{'s' * (len(seeds) > 1)} "
+        f"{dataset} at {shots_in_words(shots)}, seed{'s' * (len(seeds) > 1)} "
         f"{', '.join(map(str, seeds))} (not with {without})"
         for (dataset, shots, without), seeds in groups.items()
     ]

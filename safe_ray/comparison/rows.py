@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safe_ray.errors import InputError
+from safe_ray.specs import shots_in_words
 
 PARQUET_FILE = "results.parquet"
 
@@ -163,7 +164,7 @@ def merge(sweeps: Iterable[tuple[Path, Sequence[ResultRow]]]) -> tuple[ResultRow
                 dataset, shots, seed = row.cell
                 raise InputError(
                     f"{first} and {place} have different results of {row.method} on {dataset} at "
-                    f"{shots} shots, seed {seed}, backbone {row.backbone} (accuracy "
+                    f"{shots_in_words(shots)}, seed {seed}, backbone {row.backbone} (accuracy "
                     f"{before.accuracy:.4f} and {row.accuracy:.4f}): name only one of them."
                 )
     if not found:

@@ -12,6 +12,7 @@ from safe_ray.comparison.pairing import ZERO_SHOT, Contestant, Paired
 from safe_ray.comparison.statistics import RESAMPLES
 from safe_ray.report.intervals import WHY_NO_INTERVAL, Interval
 from safe_ray.report.published import Reference
+from safe_ray.specs import ALL_SHOTS, shots_in_words, shots_text
 
 NOTHING = "-"
 UNTOUCHED = "untouched model"
@@ -94,7 +95,7 @@ def means_table(paired: Paired, found: Sequence[Average]) -> Table:
     ]
     sizes = [average.datasets for average in found if average.contestant == paired.baseline]
     rows.append(("data sets", *map(str, sizes)))
-    columns = ("shots", *map(str, paired.shots))
+    columns = ("shots", *map(shots_text, paired.shots))
     return Table("Accuracy over shots", columns, tuple(rows), (MEANS_NOTE,))
 
 
@@ -113,10 +114,8 @@ def dataset_tables(paired: Paired, found: Sequence[Average]) -> list[Table]:
             for average in here
         )
         names = tuple(paired.datasets[at] for at in has)
-        plural = "s" * (shots != 1)
-        tables.append(
-            Table(f"Accuracy at {shots} shot{plural}", ("method", *names, "average"), rows)
-        )
+        title = f"Accuracy at {shots_in_words(shots)}"
+        tables.append(Table(title, ("method", *names, "average"), rows))
     return tables
 
 
@@ -125,7 +124,7 @@ def differences_table(paired: Paired, found: Sequence[Difference]) -> Table:
     rows = tuple(
         (
             difference.contestant.title,
-            "all" if difference.shots is None else str(difference.shots),
+            _shots(difference.shots),
             f"{100 * difference.mean:+.2f}",
             _interval(difference.interval),
             _p_value(difference.p),
@@ -139,6 +138,13 @@ def differences_table(paired: Paired, found: Sequence[Difference]) -> Table:
     return Table(
         f"Difference to {paired.baseline.title}", columns, rows, tuple(_difference_notes(found))
     )
+
+
+def _shots(shots: int | None) -> str:
+    """Return what a difference is over: `all` numbers of shots together, or one of them."""
+    if shots is None:
+        return "all"
+    return shots_in_words(shots) if shots == ALL_SHOTS else str(shots)
 
 
 def _interval(interval: tuple[float, float] | None) -> str:

@@ -81,7 +81,9 @@ def _sentence(error: ValidationError, root: type[Group]) -> str:
         elif kind == "too_short":
             found[path] = f"{path} is empty: it must name at least one"
         else:
-            verb = "holds" if isinstance(problem["loc"][-1], int) else "is"
+            # Behind the place in a list, pydantic names the branch of a union.
+            in_list = any(isinstance(part, int) for part in problem["loc"][-2:]) and "[" not in path
+            verb = "holds" if in_list else "is"
             found[path] = f"{path} {verb} {show(problem['input'])}, and must be {field_type}"
     sentences = list(found.values())[:3]
     return "; ".join(sentence.rstrip(".?") for sentence in sentences) + "."

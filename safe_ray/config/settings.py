@@ -33,7 +33,7 @@ from safe_ray.config.fields import (
     without_repeats,
 )
 from safe_ray.files import PACKAGE_SCHEME, names_file, resolve_path
-from safe_ray.specs import BackboneSpec, DatasetSpec, Metric, NodeShape, Task
+from safe_ray.specs import BackboneSpec, DatasetSpec, Metric, NodeShape, Task, shots_of
 
 
 class BackboneConfig(Group):
@@ -140,8 +140,14 @@ class TasksConfig(Group):
         tuple[str, ...], BeforeValidator(one_or_many), AfterValidator(without_repeats)
     ] = Field(min_length=1, description="Data sets, each a file of conf/dataset.")
     shots: Annotated[
-        tuple[PositiveInt, ...], BeforeValidator(one_or_many), AfterValidator(without_repeats)
-    ] = Field(min_length=1, description="Labelled training images a class.")
+        tuple[PositiveInt | Literal["all"], ...],
+        BeforeValidator(one_or_many),
+        AfterValidator(without_repeats),
+    ] = Field(
+        min_length=1,
+        description="Labelled training images a class; all is every one that is not held out for "
+        "validation.",
+    )
     seeds: Annotated[
         tuple[Seed, ...], BeforeValidator(one_or_many), AfterValidator(without_repeats)
     ] = Field(min_length=1, description="Seeds; each draws an episode of its own.")
@@ -149,7 +155,7 @@ class TasksConfig(Group):
     def tasks(self) -> list[Task]:
         """Return all tasks, neighbours from different data sets, so that all advance together."""
         return [
-            Task(dataset, shots, seed)
+            Task(dataset, shots_of(shots), seed)
             for seed in self.seeds
             for shots in self.shots
             for dataset in self.datasets
@@ -284,10 +290,20 @@ class SearchConfig(Group):
     alpha_points: Annotated[int, Strict(), Field(ge=2)] = Field(
         description="Points in [0, 1] at which every head is evaluated."
     )
-    validation: Literal["auto", "coop", "cross", "full"] = Field(
+    max_steps: PositiveInt | Auto = Field(
+        description="Steps of training that a candidate takes at most: fewer epochs are searched "
+        "where there are many support images. auto is 1000 for tasks.shots=all, and else no bound."
+    )
+    validation: Literal["auto", "coop", "cross", "full", "held_out"] = Field(
         description="Score on a few validation images a class (coop), on folds of the support "
-        "images (cross) or on the whole validation split (full); auto is coop where there are "
-        "validation images, else cross."
+        "images (cross), on the whole validation split (full) or on a fifth of the training images "
+        "(held_out); auto is coop where there are validation images, else cross, and for "
+        "tasks.shots=all full where there is such a split, held_out where classes have 10 images, "
+        "else cross."
+    )
+    cautious: Flag = Field(
+        description="Fall back to zero-shot (alpha = 0) where the validation samples do not show "
+        "that the chosen head gains over it."
     )
     choose_by: Literal["auto", "metric", "nll", "nll_prior", "metric_nll_prior"] = Field(
         description="What is best on validation samples: the metric, and the negative "
@@ -326,13 +342,25 @@ class TrackingConfig(Group):
         "joined, on the own disk of the machine that this command runs on."
     )
     experiment: str | None = Field(
-        description="MLflow's experiment; null is the name of the sweep."
+        description="MLflow's experiment; null is MLFLOW_EXPERIMENT_NAME, or else safe_ray, which "
+        "all sweeps share: each has its name as a tag."
     )
     heads: Literal["all", "best", "none"] = Field(
         description="Which trained heads are uploaded as artifacts."
     )
     register_winners: Flag = Field(
-        alias="register", description="Register the winner of each task as a model."
+        alias="register",
+        description="Register the winner of each task as a model: a version of "
+        "safe_ray-<backbone>-<data set>-<shots>shot.",
+    )
+    models: Literal["auto", "none"] = Field(
+        description="Whether registered winners are MLflow models that mlflow.pyfunc.load_model "
+        "and mlflow models serve take (auto), or a head's files alone (none); without the trunk's "
+        "weights, unless they are a file of your own.",
+    )
+    system: Flag = Field(
+        description="Record how busy the driver's machine and each trial's are, every 10 seconds, "
+        "if psutil is installed.",
     )
     patience: NaturalNumber = Field(
         description="Seconds that a sweep whose report is written waits, at most, for MLflow to "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,9 @@ from safe_ray.config.settings import (
 )
 from safe_ray.job import RESULTS
 from safe_ray.specs import DatasetSpec
+
+EXPERIMENT = "safe_ray"
+EXPERIMENT_NAME = "MLFLOW_EXPERIMENT_NAME"
 
 
 class SweepConfig(Group):
@@ -73,8 +77,8 @@ class SweepConfig(Group):
 
     @property
     def experiment(self) -> str:
-        """The name of the MLflow experiment."""
-        return self.tracking.experiment or self.sweep
+        """The name of the MLflow experiment, which the sweeps of a project share."""
+        return self.tracking.experiment or os.environ.get(EXPERIMENT_NAME) or EXPERIMENT
 
     def dataset_specs(self) -> dict[str, DatasetSpec]:
         """Return the data sets of the tasks and the targets by name."""

@@ -20,8 +20,13 @@ import pyarrow as pa
 from safe_ray.data.manifest import Manifest
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import sha256_hex
+from safe_ray.specs import ALL_SHOTS
 
 VALIDATION_SHOTS = 4
+HELD_OUT_SHARE = 0.2
+"""Of each class's training images, where some are held out for validation."""
+LEAST_TO_HOLD_OUT = 10
+"""Training images of the smallest class from which on a fifth, two images or more, says enough."""
 DIGEST_LENGTH = 16
 
 
@@ -48,7 +53,7 @@ CONVENTIONS: Mapping[str, Convention] = {
     "tip_adapter": Convention(repeat_train=True),
 }
 
-ValidationSource = Literal["val", "train", "none"]
+ValidationSource = Literal["val", "train", "held_out", "none"]
 
 
 @dataclass(frozen=True)
@@ -57,14 +62,15 @@ class Episode:
 
     Attributes:
         dataset: the name of the manifest.
-        shots: training samples a class that were asked for.
+        shots: training samples a class that were asked for; `ALL_SHOTS` for all of them.
         seed: of the drawing.
         train: rows of the train split, in the order in which they were drawn.
         validation: rows to choose by, likewise; there may be none.
         train_digest: over the lines `path<TAB>label` of `train`.
         validation_digest: over those of `validation`.
         digest: over those of both.
-        source: the split that `validation` comes from; from `train` it is what the shots left.
+        source: the split that `validation` comes from; from `train` it is what the shots left, and
+            `held_out` is a share of each class's training samples.
     """
 
     dataset: str
@@ -79,7 +85,12 @@ class Episode:
 
 
 def draw_episode(
-    manifest: Manifest, shots: int, seed: int, convention: str = "coop", full: bool = False
+    manifest: Manifest,
+    shots: int,
+    seed: int,
+    convention: str = "coop",
+    full: bool = False,
+    held_out: bool = False,
 ) -> Episode:
     """Draw `shots` samples a class for training and up to 4 a class for validation.
 
@@ -89,12 +100,19 @@ def draw_episode(
     split, if they leave something of every class, and else not at all. The test split is never
     looked at.
 
+    With `held_out`, a fifth of each class's training samples (at least one, and never all) is drawn
+    for validation first, so that it has the classes in the shares of the train split, and the shots
+    are drawn from the others. A class with one sample keeps it for training.
+
     Args:
         manifest: the data set.
-        shots: training samples a class.
+        shots: training samples a class; `ALL_SHOTS` takes all, in their order and without
+            repetition.
         seed: of Python's `random`.
         convention: a key of `CONVENTIONS`.
         full: take the whole val split for validation, in its order, rather than draw from it.
+        held_out: validate on training samples that are held out, whether there is a val split or
+            not.
 
     Raises:
         InputError: shots below 1, a negative seed, or an unknown convention.
@@ -113,7 +131,10 @@ def draw_episode(
     train_split, val_split = manifest.split("train"), manifest.split("val")
     few = min(shots, VALIDATION_SHOTS)
     source: ValidationSource = "val" if val_split.num_rows else "train"
-    if source == "train":
+    if held_out:
+        train, validation = _hold_out(train_split, shots, rng, how)
+        source = "held_out" if validation else "none"
+    elif source == "train":
         train, validation = _draw_both(train_split, shots, few, rng, how)
         source = "train" if validation else "none"
     elif how.validation_first:
@@ -122,7 +143,8 @@ def draw_episode(
     else:
         train = _draw(train_split, shots, rng, how.repeat_train)
         validation = _draw(val_split, few, rng, how.repeat_validation)
-    validation_table = (train_split if source == "train" else val_split).take(_indices(validation))
+    drawn_from = val_split if source == "val" else train_split
+    validation_table = drawn_from.take(_indices(validation))
     if full:
         source, validation_table = "val" if val_split.num_rows else "none", val_split
     train_table = train_split.take(_indices(train))
@@ -138,6 +160,11 @@ def draw_episode(
         digest=_digest([*train_lines, *validation_lines]),
         source=source,
     )
+
+
+def smallest_class(table: pa.Table) -> int:
+    """Return how many samples the class with the fewest has, of those that have any."""
+    return min(map(len, _rows_by_class(table)), default=0)
 
 
 def _draw(table: pa.Table, shots: int, rng: random.Random, repeat: bool) -> list[int]:
@@ -166,7 +193,25 @@ def _draw_both(
     return train, validation
 
 
+def _hold_out(
+    table: pa.Table, shots: int, rng: random.Random, how: Convention
+) -> tuple[list[int], list[int]]:
+    """Draw a share of every class for validation, and the shots from the rest."""
+    train: list[int] = []
+    validation: list[int] = []
+    for rows in _rows_by_class(table):
+        count = min(max(round(HELD_OUT_SHARE * len(rows)), 1), len(rows) - 1)
+        held = rng.sample(rows, count)
+        out = set(held)
+        validation += held
+        rest = [row for row in rows if row not in out]
+        train += _draw_class(rest, shots, rng, how.repeat_train)
+    return train, validation
+
+
 def _draw_class(rows: list[int], shots: int, rng: random.Random, repeat: bool) -> list[int]:
+    if shots == ALL_SHOTS:
+        return rows
     if len(rows) >= shots:
         return rng.sample(rows, shots)
     # Without repetition a class that is too small draws nothing from the generator.

@@ -67,7 +67,7 @@ def decode_image(
             if side is not None:
                 image.draft("RGB", (side, side))
             image.load()
-            return _rgb(_upright(image))
+            return as_rgb(image)
     except BadImageError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -79,6 +79,15 @@ def decode_image(
     # Pillow's decoders raise almost anything on damaged bytes.
     except Exception as error:
         raise BadImageError(f"damaged: {one_line(str(error)) or type(error).__name__}") from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Return an image in mode RGB, upright, transparency on white; see `decode_image`.
+
+    Raises:
+        BadImageError: samples that have no agreed range.
+    """
+    return _rgb(_upright(image))
 
 
 def _refuse_bombs(image: Image.Image, data: bytes, most: int) -> None:

@@ -21,9 +21,11 @@ from safe_ray.data.prompts import (
     check_templates,
     named_templates,
     read_descriptions,
+    render_names,
     render_prompts,
 )
 from safe_ray.data.readers import READERS, SPLITS, RawDataset
+from safe_ray.data.readers.base import all_names, chosen_classes
 from safe_ray.data.sources import ImageSource, image_sources
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import resolve_path
@@ -46,6 +48,8 @@ class Manifest:
             path or a URI; with `offset` and `length`, a range of its bytes).
         sentences: the prompts of each class, if they are no templates.
         ids: what the source calls the classes, if it has ids; two classes may then have one name.
+        names: every name of each class, where a class has several; the first is in `classes`.
+        called: what the source calls each class, where `options.classes` gives them other names.
         listed: the split was made from a listing of files (see `RawDataset`).
         notes: what was assumed in reading, in sentences.
     """
@@ -56,6 +60,8 @@ class Manifest:
     tables: Mapping[str, pa.Table]
     sentences: tuple[tuple[str, ...], ...] = ()
     ids: tuple[str, ...] | None = None
+    names: tuple[tuple[str, ...], ...] = ()
+    called: tuple[str, ...] = ()
     listed: bool = False
     notes: tuple[str, ...] = ()
 
@@ -64,6 +70,8 @@ class Manifest:
         """The prompts of each class."""
         if self.sentences:
             return [list(sentences) for sentences in self.sentences]
+        if self.names:
+            return render_names(self.names, self.templates)
         return render_prompts(self.classes, self.templates)
 
     def split(self, name: str) -> pa.Table:
@@ -108,6 +116,7 @@ def load_manifest(spec: DatasetSpec, root: Path, prompts: Prompts = "single") ->
     templates = _templates(spec, prompts)
     raw = READERS[spec.format](spec, locate(spec.path, root))
     _check_classes(raw)
+    names = _several_names(spec, raw)
     for split in SPLITS:
         _check_labels(raw, split)
     _check_paths(raw)
@@ -124,6 +133,8 @@ def load_manifest(spec: DatasetSpec, root: Path, prompts: Prompts = "single") ->
         tables=dict(raw.tables),
         sentences=sentences,
         ids=raw.ids,
+        names=names,
+        called=_called(spec, raw),
         listed=raw.listed,
         notes=raw.notes,
     )
@@ -187,6 +198,30 @@ def _check_classes(raw: RawDataset) -> None:
                 "them apart."
             )
         first[canonical] = label
+
+
+def _several_names(spec: DatasetSpec, raw: RawDataset) -> tuple[tuple[str, ...], ...]:
+    """Return all names of the classes, if a class has several; no two classes may share one."""
+    names = all_names(spec)
+    if all(len(own) == 1 for own in names) or tuple(own[0] for own in names) != raw.classes:
+        return ()
+    first: dict[str, int] = {}
+    for label, name in ((label, name) for label, own in enumerate(names) for name in own):
+        canonical = canonical_class_name(name)
+        if not canonical:
+            raise InputError(f"{raw.source} has an empty class name {name!r}: name class {label}.")
+        other = first.setdefault(canonical, label)
+        if other != label:
+            raise InputError(
+                f"{raw.source} has the name {name!r} for two classes, {raw.classes[other]!r} and "
+                f"{raw.classes[label]!r}: give it to one of them."
+            )
+    return names
+
+
+def _called(spec: DatasetSpec, raw: RawDataset) -> tuple[str, ...]:
+    chosen = chosen_classes(spec) or ()
+    return chosen if len(chosen) == len(raw.classes) and chosen != raw.classes else ()
 
 
 def _check_labels(raw: RawDataset, split: str) -> None:

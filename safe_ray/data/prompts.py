@@ -121,3 +121,11 @@ def render_prompts(classes: Sequence[str], templates: Sequence[str]) -> list[lis
         [template.replace(SLOT, readable_class_name(name)) for template in templates]
         for name in classes
     ]
+
+
+def render_names(names: Sequence[Sequence[str]], templates: Sequence[str]) -> list[list[str]]:
+    """Return for each class, which has one name or several, its prompts: each name in each one."""
+    return [
+        [prompt for prompts in render_prompts(own, templates) for prompt in prompts]
+        for own in names
+    ]

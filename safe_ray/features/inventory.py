@@ -1,9 +1,9 @@
 """The inventory of a table of images: each one's digest, and which cannot be decoded.
 
-Every image is read and decoded once, before anything expensive starts. What was found sound, and
-what the decoder warned of, is remembered by (file, size, modification time), or by digest for
-images inside a table, so that a second run reads no file again. A part of a file, such as an image
-in a tar, is known by its place in it and the size and time of the whole.
+Every image is read and decoded once, before anything expensive starts. What was found sound, what
+the decoder warned of, and what the image looks like is remembered by (file, size, modification
+time), or by digest for images inside a table, so that a second run reads no file again. A part of a
+file, such as an image in a tar, is known by its place in it and the size and time of the whole.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from safe_ray.arrow_files import mapped_batches
+from safe_ray.data.duplicates import THUMBNAIL_BYTES, thumbnail_of
 from safe_ray.data.images import BadImageError, decode_image, decoder_warning
 from safe_ray.data.locations import first_line, is_uri, stamp
 from safe_ray.data.sources import ImageSource, image_sources
@@ -60,12 +61,14 @@ class Inventory:
         bad: (path, reason) of the rows that were left out.
         warned: (path, warning) of the rows in `table` that the decoder takes, but warns of.
         checked: how many images were not known from before.
+        looks: of each row of `table` the bytes of a `safe_ray.data.duplicates.thumbnail_of`.
     """
 
     table: pa.Table
     bad: tuple[tuple[str, str], ...]
     checked: int
     warned: tuple[tuple[str, str], ...] = ()
+    looks: tuple[bytes, ...] = ()
 
     @property
     def samples(self) -> list[str]:
@@ -75,10 +78,10 @@ class Inventory:
 
 @dataclass(frozen=True)
 class _Known:
-    """What earlier runs found: the sample of each file, and the warning of each sample."""
+    """What earlier runs found: each file's sample, and each sample's warning and looks."""
 
     files: Mapping[_Stamp, str]
-    samples: Mapping[str, str]
+    samples: Mapping[str, tuple[str, bytes]]
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class _Finding:
     reason: str = ""
     warning: str = ""
     checked: bool = False
+    look: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,8 @@ def take_inventory(
     if "sample" in kept.column_names:
         kept = kept.drop_columns(["sample"])
     checked = sum(finding.checked for finding in findings)
-    return Inventory(kept.append_column("sample", samples), bad, checked, warned)
+    looks = tuple(findings[row].look for row in sound)
+    return Inventory(kept.append_column("sample", samples), bad, checked, warned, looks)
 
 
 def _examine(
@@ -248,7 +253,7 @@ def _look_up(
         sample = sample_digest(source.read())
         if sample not in known.samples:
             return _Lookup(source)
-        return _Lookup(source, None, _Finding(sample, warning=known.samples[sample]))
+        return _Lookup(source, None, _of_known(sample, known))
     assert source.name is not None
     try:
         size, changed = get_stamp(source.file)
@@ -258,7 +263,12 @@ def _look_up(
     if not changed or key not in known.files:
         return _Lookup(source, key)
     sample = known.files[key]
-    return _Lookup(source, key, _Finding(sample, key, warning=known.samples[sample]))
+    return _Lookup(source, key, _of_known(sample, known, key))
+
+
+def _of_known(sample: str, known: _Known, key: _Stamp | None = None) -> _Finding:
+    warning, look = known.samples[sample]
+    return _Finding(sample, key, warning=warning, look=look)
 
 
 def _completed(row: _Lookup, finding: _Finding) -> _Finding:
@@ -306,7 +316,7 @@ def _examine_file(
         # Where nothing tells when a file was changed, it is read each time.
         if changed and key in known.files:
             sample = known.files[key]
-            return _Finding(sample, key, warning=known.samples[sample])
+            return _of_known(sample, known, key)
         encoded = source.read()
     except OSError as error:
         return _Finding(reason=first_line(error))
@@ -318,12 +328,12 @@ def _examine_file(
 def _examine_bytes(encoded: bytes, known: _Known) -> _Finding:
     sample = sample_digest(encoded)
     if sample in known.samples:
-        return _Finding(sample, warning=known.samples[sample])
+        return _of_known(sample, known)
     try:
-        decode_image(encoded)
+        look = thumbnail_of(decode_image(encoded)).tobytes()
     except BadImageError as error:
         return _Finding(sample, reason=str(error), checked=True)
-    return _Finding(sample, warning=decoder_warning(encoded), checked=True)
+    return _Finding(sample, warning=decoder_warning(encoded), checked=True, look=look)
 
 
 def describe_warned(warned: Sequence[tuple[str, str]]) -> str:
@@ -354,6 +364,7 @@ _CACHE_SCHEMA = pa.schema(
         ("mtime_ns", pa.int64()),
         ("sample", pa.string()),
         ("warning", pa.string()),
+        ("look", pa.binary(THUMBNAIL_BYTES)),
     ]
 )
 
@@ -374,7 +385,11 @@ def _parse_cache(cache: Path, size: int, mtime_ns: int) -> _Known:
         columns = pa.Table.from_batches(batches).cast(_CACHE_SCHEMA).to_pydict()
         rows = zip(*(columns[name] for name in _CACHE_SCHEMA.names[:4]), strict=True)
         files = {(file, size, mtime): sample for file, size, mtime, sample in rows if file}
-        return _Known(files, dict(zip(columns["sample"], columns["warning"], strict=True)))
+        seen = zip(columns["warning"], columns["look"], strict=True)
+        if any(look is None or warning is None for warning, look in seen):
+            return _Known({}, {})
+        seen = zip(columns["warning"], columns["look"], strict=True)
+        return _Known(files, dict(zip(columns["sample"], seen, strict=True)))
     # One that is damaged, or of an older version: everything is checked once more.
     except (OSError, pa.ArrowException, ValueError, LookupError, TypeError):
         return _Known({}, {})
@@ -384,20 +399,20 @@ def _remember(cache: Path, findings: Iterable[_Finding]) -> None:
     # Read again, because others may have written meanwhile. If two write at the same moment, the
     # rows of one are lost, and are checked again in its next run.
     known = _read_cache(cache)
-    warnings = dict(known.samples)
+    seen = dict(known.samples)
     latest = {stamp[0]: (*stamp, sample) for stamp, sample in known.files.items()}
     inline = dict.fromkeys(known.samples.keys() - set(known.files.values()))
     for finding in findings:
         if finding.reason:
             continue
-        warnings[finding.sample] = finding.warning
+        seen[finding.sample] = finding.warning, finding.look
         if finding.stamp is None:
             inline[finding.sample] = None
         else:
             latest[finding.stamp[0]] = (*finding.stamp, finding.sample)
     rows = [*latest.values(), *(("", 0, 0, sample) for sample in inline)]
     columns = [list(column) for column in zip(*rows, strict=True)]
-    columns.append([warnings[sample] for sample in columns[3]])
+    columns += [[seen[sample][part] for sample in columns[3]] for part in range(2)]
     with (
         contextlib.suppress(InputError),
         replacing(cache) as temporary,

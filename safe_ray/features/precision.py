@@ -23,9 +23,9 @@ def resolve_precision(precision: Precision) -> Precision:
     if precision != "auto":
         return precision
     if not ray.is_initialized():
-        return _precision_here()
+        return precision_here()
     nodes = [node for node in working_nodes() if plan.holds_trunk_on_gpu(node["Resources"])]
-    return least_precision(ask_nodes(_precision_here, nodes))
+    return least_precision(ask_nodes(precision_here, nodes))
 
 
 def least_precision(precisions: Sequence[Precision]) -> Precision:
@@ -34,7 +34,7 @@ def least_precision(precisions: Sequence[Precision]) -> Precision:
     return min(precisions, key=ascending.index, default="fp32")
 
 
-def _precision_here() -> Precision:
+def precision_here() -> Precision:
     """Return the best precision that all GPUs of this node have; `fp32` without any."""
     import torch
 

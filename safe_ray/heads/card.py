@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
@@ -64,7 +64,7 @@ class _Calibration:
 class _Card:
     backbone: _Backbone
     dataset: _Name
-    shots: _Whole
+    shots: _Whole | Literal["all"]
     seed: _Whole
     class_names: Annotated[tuple[str, ...], Field(min_length=1)]
     templates: tuple[str, ...]
@@ -73,6 +73,9 @@ class _Card:
     logit_scale: _Positive
     weights: _Weights
     calibration: _Calibration = field(default_factory=_Calibration)
+    labels: tuple[int | str, ...] | None = None
+    names: tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...] = ()
+    called: tuple[str, ...] = ()
 
 
 @functools.cache

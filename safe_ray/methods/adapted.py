@@ -26,6 +26,7 @@ from safe_ray.methods import cache, gaussian, kernel, text_prior
 from safe_ray.methods.base import At, Fitted, Recipe, TaskData, Values
 from safe_ray.methods.features import Features
 from safe_ray.methods.knobs import Grid, sums_of_logits
+from safe_ray.methods.linear import Linear
 from safe_ray.poolings.base import HeadState
 
 Correction = Callable[[Tensor, dict[str, float]], Tensor]
@@ -240,6 +241,37 @@ class AdaptedTask:
     def logits(self, features: Features, at: At) -> Tensor:
         """See `Fitted`."""
         return self._logits(self._pooled(features), at)
+
+    def function(self, at: At) -> Callable[[Features], Tensor]:
+        """See `safe_ray.methods.base.Graphable`."""
+        alpha, knobs = self._alpha(at), dict(at)
+        correction = self._correction(alpha)
+
+        def logits(features: Features) -> Tensor:
+            pooled = self._pooled(features).at(alpha)
+            return self._zero_shot(pooled) + correction(
+                nn.functional.normalize(pooled, dim=-1), knobs
+            )
+
+        return logits
+
+    def linear(self, at: At) -> Linear | None:
+        """See `safe_ray.methods.linear.HasLinear`: two of the adapters are linear in a feature."""
+        alpha = self._alpha(at)
+        task, views = self.task, self.support.at(alpha)
+        weights, bias = task.classifier, None
+        if self.method.adapter == "ss_text":
+            support = cache.cache_keys(views)
+            weights = text_prior.prototypes(support, self.labels, weights, task.logit_scale)
+        elif self.method.adapter == "gda":
+            vectors = nn.functional.normalize(views, dim=-1).flatten(0, 1)
+            labels = self.labels.repeat_interleave(views.shape[1])
+            moved, bias = gaussian.discriminant(vectors, labels, len(weights))
+            weights = weights + (at["gamma"] / task.logit_scale) * moved
+            bias = at["gamma"] * bias
+        else:
+            return None
+        return Linear(weights, task.logit_scale, self.head, alpha or 0.0, bias)
 
     def sums(self, features: Features, labels: Tensor, grid: Grid, at: At) -> KnobSums:
         """See `Fitted`; a cache's grid comes from tables of affinities."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -101,11 +101,32 @@ class Fitted(Protocol):
         ...
 
 
+@runtime_checkable
+class Graphable(Protocol):
+    """A fitted method whose `logits` a graph cannot hold as they are, and what it can hold."""
+
+    def function(self, at: At) -> Callable[[Features], Tensor]:
+        """Return `logits` at these knobs, as a function of features alone.
+
+        What does not depend on features is computed before, and how it goes does not depend on the
+        number of samples.
+        """
+        ...
+
+
+def function_of(fitted: Fitted, at: At) -> Callable[[Features], Tensor]:
+    """Return the logits at these knobs as a function of features that a graph can hold."""
+    if isinstance(fitted, Graphable):
+        return fitted.function(at)
+    return lambda features: fitted.logits(features, at)
+
+
 class Method(Protocol):
     """A way to adapt to a task, with its options as fields.
 
     What is searched and what the knobs' grids are is the caller's; a method says which names it
-    understands.
+    understands. One that is the original model at some value of its knobs says so in an attribute
+    `zero_shot_at`, a value for each knob.
     """
 
     quantities: tuple[str, ...]

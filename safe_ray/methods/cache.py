@@ -52,7 +52,7 @@ def class_votes(affinity: Tensor, labels: Tensor, classes: int, beta: float) -> 
         `[N, classes]`.
     """
     votes = torch.exp(beta * (affinity - 1.0))
-    return votes.new_zeros(len(votes), classes).index_add_(1, labels, votes)
+    return votes.new_zeros(votes.shape[0], classes).index_add_(1, labels, votes)
 
 
 class ClassGroups:

@@ -43,6 +43,7 @@ class ClipAdapter:
 
     quantities: ClassVar[tuple[str, ...]] = ("lr", "epochs")
     knobs: ClassVar[tuple[tuple[str, ...], ...]] = (("ratio",),)
+    zero_shot_at: ClassVar[Mapping[str, float]] = {"ratio": 0.0}
     recipe: ClassVar[None] = None
 
     reduction: int = 4

@@ -17,6 +17,7 @@ from safe_ray.heads.artifact import HOW_TO_LOAD
 from safe_ray.methods.base import At, Fitted, Recipe, TaskData, Values
 from safe_ray.methods.features import Features
 from safe_ray.methods.knobs import Grid, KnobSums
+from safe_ray.methods.linear import Linear
 from safe_ray.methods.tuned import FeatureBlend
 from safe_ray.poolings.low_rank import DOWN, factors_of, weights_of, with_factors
 
@@ -43,6 +44,7 @@ class LowRankTuned:
 
     quantities: ClassVar[tuple[str, ...]] = ("rank",)
     knobs: ClassVar[tuple[tuple[str, ...], ...]] = (("alpha",),)
+    zero_shot_at: ClassVar[Mapping[str, float]] = {"alpha": 0.0}
     how_to_load: ClassVar[tuple[str, ...]] = HOW_TO_LOAD_FACTORS
 
     parameters: str | Sequence[str] = "all"
@@ -78,6 +80,10 @@ class LowRankBlend:
     def logits(self, features: Features, at: At) -> Tensor:
         """See `Fitted`."""
         return self.blend.logits(features, at)
+
+    def linear(self, at: At) -> Linear:
+        """See `safe_ray.methods.linear.HasLinear`."""
+        return self.blend.linear(at)
 
     def sums(self, features: Features, labels: Tensor, grid: Grid, at: At) -> KnobSums:
         """See `Fitted`."""

@@ -36,6 +36,7 @@ from safe_ray.methods.base import At, Fitted, Recipe, TaskData, Values
 from safe_ray.methods.feature_training import Stacked, train_on_features
 from safe_ray.methods.features import Features
 from safe_ray.methods.knobs import Grid, KnobSums, sums_of_logits
+from safe_ray.methods.linear import Linear
 from safe_ray.poolings.base import HeadState
 
 # What the probe keeps, beside the head's parameters under the tower's own names.
@@ -178,6 +179,12 @@ class ProbedTask:
         """See `Fitted`."""
         return self._logits(features.original[:, 0], self._tuned(features), at)
 
+    def linear(self, at: At) -> Linear:
+        """See `safe_ray.methods.linear.HasLinear`."""
+        alpha = 0.0 if self.head is None else at["alpha"]
+        weights, tuned = self._classifier(at), self.head is not None
+        return Linear(weights, self.task.logit_scale, self.head, alpha, open=tuned)
+
     def sums(self, features: Features, labels: Tensor, grid: Grid, at: At) -> KnobSums:
         """See `Fitted`."""
         task = self.task
@@ -197,8 +204,11 @@ class ProbedTask:
         return None if self.head is None else features.pooled([self.head])[0, :, 0]
 
     def _logits(self, original: Tensor, tuned: Tensor | None, at: At) -> Tensor:
-        seen, blend = original, at["blend"]
+        seen = original
         if tuned is not None:
             seen = at["alpha"] * tuned + (1.0 - at["alpha"]) * original
-        weights = (1.0 - blend) * self.task.classifier + blend * self.weights
-        return tuned_logits(seen, weights, self.task.logit_scale)
+        return tuned_logits(seen, self._classifier(at), self.task.logit_scale)
+
+    def _classifier(self, at: At) -> Tensor:
+        blend = at["blend"]
+        return (1.0 - blend) * self.task.classifier + blend * self.weights

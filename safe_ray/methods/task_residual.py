@@ -28,6 +28,7 @@ from safe_ray.methods.base import At, Fitted, TaskData, Values
 from safe_ray.methods.feature_training import Stacked, train_on_features
 from safe_ray.methods.features import Features
 from safe_ray.methods.knobs import Grid, KnobSums, sums_of_logits
+from safe_ray.methods.linear import Linear
 
 _RESIDUAL = "adapter.residual"
 
@@ -42,6 +43,7 @@ class TaskResidual:
 
     quantities: ClassVar[tuple[str, ...]] = ("lr", "epochs")
     knobs: ClassVar[tuple[tuple[str, ...], ...]] = (("ratio",),)
+    zero_shot_at: ClassVar[Mapping[str, float]] = {"ratio": 0.0}
     recipe: ClassVar[None] = None
 
     train_ratio: float = 0.5
@@ -83,9 +85,11 @@ class ShiftedText:
 
     def logits(self, features: Features, at: At) -> Tensor:
         """See `Fitted`."""
-        shifted = self.task.classifier + at["ratio"] * self.residual
-        weights = nn.functional.normalize(shifted, dim=-1)
-        return tuned_logits(features.original[:, 0], weights, self.task.logit_scale)
+        return tuned_logits(features.original[:, 0], self._classifier(at), self.task.logit_scale)
+
+    def linear(self, at: At) -> Linear:
+        """See `safe_ray.methods.linear.HasLinear`."""
+        return Linear(self._classifier(at), self.task.logit_scale)
 
     def sums(self, features: Features, labels: Tensor, grid: Grid, at: At) -> KnobSums:
         """See `Fitted`."""
@@ -96,3 +100,7 @@ class ShiftedText:
     def state(self) -> Mapping[str, Tensor]:
         """See `Fitted`."""
         return {_RESIDUAL: self.residual}
+
+    def _classifier(self, at: At) -> Tensor:
+        shifted = self.task.classifier + at["ratio"] * self.residual
+        return nn.functional.normalize(shifted, dim=-1)

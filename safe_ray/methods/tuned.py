@@ -27,6 +27,7 @@ from safe_ray.heads.blending import blend_logits, sum_alpha_row
 from safe_ray.methods.base import Fitted, Recipe, TaskData, Values
 from safe_ray.methods.features import Features
 from safe_ray.methods.knobs import Grid, KnobSums, sums_of_logits
+from safe_ray.methods.linear import Linear
 from safe_ray.poolings.base import HeadState
 
 Blend = Literal["features", "logits", "weights"]
@@ -43,6 +44,7 @@ class Tuned:
 
     quantities: ClassVar[tuple[str, ...]] = ()
     knobs: ClassVar[tuple[tuple[str, ...], ...]] = (("alpha",),)
+    zero_shot_at: ClassVar[Mapping[str, float]] = {"alpha": 0.0}
 
     blend: Blend = "features"
     parameters: str | Sequence[str] = "all"
@@ -88,6 +90,11 @@ class FeatureBlend:
         task = self.task
         return blend_logits(tuned, original, task.classifier, task.logit_scale, at["alpha"])
 
+    def linear(self, at: Mapping[str, float]) -> Linear:
+        """See `safe_ray.methods.linear.HasLinear`."""
+        task = self.task
+        return Linear(task.classifier, task.logit_scale, self.head, at["alpha"], open=True)
+
     def sums(
         self, features: Features, labels: Tensor, grid: Grid, at: Mapping[str, float]
     ) -> KnobSums:
@@ -122,6 +129,11 @@ class LogitBlend:
         original = tuned_logits(features.original[:, 0], classifier, scale)
         return at["alpha"] * tuned + (1.0 - at["alpha"]) * original
 
+    def linear(self, at: Mapping[str, float]) -> Linear:
+        """See `safe_ray.methods.linear.HasLinear`."""
+        classifier, scale = self.task.classifier, self.task.logit_scale
+        return Linear(classifier, scale, self.head, at["alpha"], blended="logits", open=True)
+
     def sums(
         self, features: Features, labels: Tensor, grid: Grid, at: Mapping[str, float]
     ) -> KnobSums:
@@ -147,6 +159,11 @@ class WeightBlend:
         """See `Fitted`."""
         pooled = features.pooled([self._at(at["alpha"])])[0, :, 0]
         return tuned_logits(pooled, self._task.classifier, self._task.logit_scale)
+
+    def linear(self, at: Mapping[str, float]) -> Linear:
+        """See `safe_ray.methods.linear.HasLinear`: the pooling between the two, alone."""
+        between = self._at(at["alpha"])
+        return Linear(self._task.classifier, self._task.logit_scale, between, alpha=1.0)
 
     def sums(
         self, features: Features, labels: Tensor, grid: Grid, at: Mapping[str, float]

@@ -12,6 +12,7 @@ from safe_ray.heads.bank import tuned_logits
 from safe_ray.methods.base import Fitted, TaskData, Values
 from safe_ray.methods.features import Features
 from safe_ray.methods.knobs import Grid, KnobSums, sums_of_logits
+from safe_ray.methods.linear import Linear
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Untouched:
     def logits(self, features: Features, at: Mapping[str, float]) -> Tensor:
         """See `Fitted`."""
         return tuned_logits(features.original[:, 0], self.task.classifier, self.task.logit_scale)
+
+    def linear(self, at: Mapping[str, float]) -> Linear:
+        """See `safe_ray.methods.linear.HasLinear`."""
+        return Linear(self.task.classifier, self.task.logit_scale)
 
     def sums(
         self, features: Features, labels: Tensor, grid: Grid, at: Mapping[str, float]

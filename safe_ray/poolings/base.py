@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +121,30 @@ class Pooling(Protocol):
     def step(self, bank: Bank, optimiser: BankOptimiser) -> Step | None:
         """Return a hand-written training step for the bank's device, or None for autograd's."""
         ...
+
+
+@runtime_checkable
+class Graphable(Protocol):
+    """A pooling whose `prepare` or `pool` a graph cannot hold, since they write into memory."""
+
+    def pool_in_graph(self, maps: Tensor, state: HeadState) -> Tensor:
+        """Pool with K heads at once by operations that have no effect but their result.
+
+        Args:
+            maps: `[N, L, C]` float32; N may be symbolic.
+            state: with a leading axis of K.
+
+        Returns:
+            `[K, N, D]`.
+        """
+        ...
+
+
+def pool_in_graph(pooling: Pooling, maps: Tensor, state: HeadState) -> Tensor:
+    """Pool as `Graphable` says, where the family is one, and by `prepare` and `pool` elsewhere."""
+    if isinstance(pooling, Graphable):
+        return pooling.pool_in_graph(maps, state)
+    return pooling.pool(pooling.prepare(maps), state)
 
 
 def pool_each(

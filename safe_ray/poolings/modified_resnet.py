@@ -96,6 +96,11 @@ class AttentionPool:
         form = pool_heads if tokens.device.type == "cpu" else pool_bank
         return form(tokens, state, self.num_heads)
 
+    def pool_in_graph(self, maps: Tensor, state: HeadState) -> Tensor:
+        """See `safe_ray.poolings.base.Graphable`."""
+        tokens = torch.cat([maps.mean(dim=1, keepdim=True), maps], dim=1)
+        return pool_bank(tokens, state, self.num_heads)
+
     def pool_low_rank(self, tokens: Tensor, shared: HeadState, factors: HeadState) -> Tensor:
         """See `safe_ray.poolings.low_rank.SharedProducts`."""
         return pool_low_rank(tokens, shared, factors, self.num_heads)

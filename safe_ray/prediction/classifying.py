@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from safe_ray.prediction.images import Picture
+from safe_ray.prediction.models import Model
 from safe_ray.prediction.pictures import decoded
-from safe_ray.prediction.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,12 @@ class Classified:
     logits: Tensor
 
 
-def classified(
-    predictor: Predictor, pictures: Iterable[Picture], batch: int
-) -> Iterator[Classified]:
+def classified(model: Model, pictures: Iterable[Picture], batch: int) -> Iterator[Classified]:
     """Classify images in their order; what is in memory does not grow with their number."""
-    for some in decoded(pictures, predictor.preprocessing, batch):
+    for some in decoded(pictures, model.preprocessing, batch):
         logits = (
-            predictor.logits(some.pixels)
+            model.logits(some.pixels)
             if len(some.pixels)
-            else torch.empty(0, len(predictor.class_names))
+            else torch.empty(0, len(model.class_names))
         )
         yield Classified(some.pictures, some.errors, logits)

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safe_ray.arguments import HELP, VERSION, Arguments, Option, answer, help_lines, parse, version
+from safe_ray.arguments import (
+    HELP,
+    VERSION,
+    Arguments,
+    Option,
+    answer,
+    help_lines,
+    parse,
+    spelled,
+    version,
+)
 from safe_ray.errors import InputError
 from safe_ray.progress import duration
 
@@ -31,9 +41,10 @@ OPTIONS = (TOP, OUT, BATCH, ALPHA, RAY, IMPORT, HELP, VERSION)
 USAGE = """usage: python -m safe_ray.predict HEAD IMAGES... [options]
 
 Classify images with a head that a sweep has trained. HEAD is the head's folder, a sweep's folder
-with a task in it (outputs/demo/icon_kinds-2shot-seed1), or models:/<name>@best in the MLflow that
-MLFLOW_TRACKING_URI names. IMAGES are files, folders, patterns, tables with a column `path`, URIs,
-or - for paths on standard input. An image that cannot be read is a row with its error.
+with a task in it (outputs/demo/icon_kinds-2shot-seed1), models:/<name>@best in the MLflow that
+MLFLOW_TRACKING_URI names, or a bundle that safe_ray.export wrote. IMAGES are files, folders,
+patterns, tables with a column `path`, URIs, or - for paths on standard input. An image that cannot
+be read is a row with its error.
 
 Where folders are called as the classes, or a table has a column `class`, a report follows.
 
@@ -75,7 +86,7 @@ def _run(given: Arguments) -> int:
         print(version())
         return 0
     if HELP.name in given.flags:
-        print("\n".join([USAGE, *help_lines(OPTIONS)]))
+        print(spelled("\n".join([USAGE, *help_lines(OPTIONS)])))
         return 0
     return predict(_request(given))
 
@@ -124,20 +135,18 @@ def predict(request: Request) -> int:
     Raises:
         InputError: no head, no image, or a file that cannot be written.
     """
-    from safe_ray.heads.artifact import load_card
     from safe_ray.prediction.heads import find_head
     from safe_ray.prediction.images import find_pictures
     from safe_ray.prediction.judging import Judgement, report
+    from safe_ray.prediction.models import names_and_temperature, others_of
     from safe_ray.prediction.rows import check_out, writer
 
     if request.out is not None:
         check_out(request.out)
     folder = find_head(request.head)
-    card = load_card(folder)
-    names = tuple(card["class_names"])
+    names, temperature = names_and_temperature(folder)
     top = min(request.top, len(names))
-    temperature = float(card.get("calibration", {}).get("temperature", 1.0))
-    pictures = find_pictures(request.images, names, sys.stdin)
+    pictures = find_pictures(request.images, names, sys.stdin, others_of(folder))
     judgement = Judgement.of(names)
     began = time.monotonic()
     counted = _Count(quiet=request.out is None and sys.stdout.isatty())
@@ -165,13 +174,13 @@ def _stream(request: Request, folder: Path, pictures: Iterable[Picture]) -> Iter
     import torch
 
     from safe_ray.prediction.classifying import classified
-    from safe_ray.prediction.predictor import Predictor
+    from safe_ray.prediction.models import load_model
 
     trusted = () if request.imported is None else (request.imported,)
     if not request.ray:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        predictor = Predictor.load(folder, device, request.alpha, trusted)
-        return classified(predictor, pictures, request.batch)
+        model = load_model(folder, device, request.alpha, trusted)
+        return classified(model, pictures, request.batch)
     from safe_ray.cluster import connect
     from safe_ray.prediction.distributed import classified_on_cluster
 

@@ -23,14 +23,14 @@ class Worker:
     def __init__(
         self, folder: str, device: str, alpha: float | None, trusted: Sequence[str]
     ) -> None:
-        from safe_ray.prediction.predictor import Predictor
+        from safe_ray.prediction.models import load_model
 
         if device == "cpu":
             # An actor for each CPU: their threads would only contend.
             torch.set_num_threads(1)
         self._problem: InputError | None = None
         try:
-            self._predictor = Predictor.load(Path(folder), torch.device(device), alpha, trusted)
+            self._model = load_model(Path(folder), torch.device(device), alpha, trusted)
         except InputError as error:
             self._problem = error
 
@@ -40,7 +40,7 @@ class Worker:
 
         if self._problem is not None:
             raise self._problem
-        [done] = classified(self._predictor, pictures, len(pictures))
+        [done] = classified(self._model, pictures, len(pictures))
         return list(done.errors), done.logits.numpy()
 
 
@@ -58,14 +58,14 @@ def classified_on_cluster(
     it elsewhere.
 
     Args:
-        folder: of the head, which every node sees, too.
+        folder: of the head or the bundle, which every node sees, too.
         pictures: the images.
         batch: how many go together.
-        alpha: see `Predictor.load`.
-        trusted: see `Predictor.load`.
+        alpha: see `load_model`.
+        trusted: see `load_model`.
 
     Raises:
-        InputError: the cluster has nothing to compute on, or see `Predictor.load`.
+        InputError: the cluster has nothing to compute on, or see `load_model`.
     """
     import ray
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from safe_ray.errors import InputError, nearest
 from safe_ray.files import is_uri, resolve_path
 from safe_ray.heads.artifact import CARD_FILE, load_card
-from safe_ray.report.summary import SUMMARY_FILE, TaskResult, read_summary
+from safe_ray.prediction.bundle_files import is_bundle
+from safe_ray.report.summary import SUMMARY_FILE, TaskResult, read_summary, task_id
 from safe_ray.specs import Task
 
 MODELS = "models:/"
@@ -19,9 +20,9 @@ def find_head(text: str) -> Path:
     """Return the folder of the head that a person names.
 
     Args:
-        text: a head's folder; a sweep's folder if it has one task, or `<sweep>/<task>` or
-            `<sweep>/<task>/<method>`; or `models:/<name>@<alias>` or `models:/<name>/<version>`
-            in the MLflow that `MLFLOW_TRACKING_URI` names.
+        text: a head's folder, or an exported bundle's; a sweep's folder if it has one task, or
+            `<sweep>/<task>` or `<sweep>/<task>/<method>`; or `models:/<name>@<alias>` or
+            `models:/<name>/<version>` in the MLflow that `MLFLOW_TRACKING_URI` names.
 
     Raises:
         InputError: there is no such head, or several fit.
@@ -34,7 +35,7 @@ def find_head(text: str) -> Path:
             "to a folder first."
         )
     folder = resolve_path(text)
-    if (folder / CARD_FILE).is_file():
+    if (folder / CARD_FILE).is_file() or is_bundle(folder):
         return folder
     for sweep, inside in ((folder, ()), (folder.parent, folder.parts[-1:])):
         if (sweep / SUMMARY_FILE).is_file():
@@ -68,11 +69,6 @@ def find_heads(text: str) -> dict[str, Path]:
         return {text.removeprefix(MODELS).partition("@")[0].partition("/")[0]: head}
     card = load_card(head)
     return {Task(card["dataset"], card["shots"], card["seed"]).id: head}
-
-
-def task_id(result: TaskResult) -> str:
-    """Return the name of an entry's task."""
-    return f"{result.dataset}-{result.shots}shot-seed{result.seed}"
 
 
 def _kept(sweep: Path) -> list[TaskResult]:
@@ -118,10 +114,12 @@ def _of_sweep(sweep: Path, inside: Sequence[str]) -> Path:
     return folder
 
 
-def _on_validation(result: TaskResult) -> tuple[float, float]:
+def _on_validation(result: TaskResult) -> tuple[bool, float, float]:
     shown = result.validation
     by_class = result.protocol.metric == "mean_per_class"
-    return (shown.mean_per_class if by_class else shown.accuracy), -shown.nll
+    # One that gave way to zero-shot has not what validation says of it.
+    gave_way = result.protocol.cautious and not shown.gain_shown
+    return not gave_way, (shown.mean_per_class if by_class else shown.accuracy), -shown.nll
 
 
 def _listed(names: Sequence[str]) -> str:

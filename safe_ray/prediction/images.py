@@ -52,8 +52,20 @@ class Picture:
     label: str | None = None
 
 
+def other_names(card: Mapping[str, Any]) -> dict[str, str]:
+    """Return what else the classes of a head are called: further names, and those of folders."""
+    classes, names, called = card["class_names"], card.get("names", ()), card.get("called", ())
+    return {
+        **{other: name for name, own in zip(classes, names, strict=False) for other in own},
+        **dict(zip(called, classes, strict=False)),
+    }
+
+
 def find_pictures(
-    named: Sequence[str], classes: Sequence[str], lines: Iterable[str] = ()
+    named: Sequence[str],
+    classes: Sequence[str],
+    lines: Iterable[str] = (),
+    others: Mapping[str, str] | None = None,
 ) -> Iterator[Picture]:
     """Yield the images that a person names, one after another; none is opened.
 
@@ -66,12 +78,14 @@ def find_pictures(
         named: files, folders, patterns such as `photos/*.jpg`, tables, URIs, or `-` for `lines`.
         classes: the names of the classes, for labels.
         lines: paths, one each.
+        others: what else classes are called, each with the class's name.
 
     Raises:
         InputError: one of them is not there, a folder has no image, a table has no paths, or a
             label is no class.
     """
-    known = {canonical_class_name(name): name for name in classes}
+    known = {canonical_class_name(other): name for other, name in (others or {}).items()}
+    known |= {canonical_class_name(name): name for name in classes}
     for text in named:
         if text == STANDARD_INPUT:
             yield from (_picture(line.strip()) for line in lines if line.strip())

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from safe_ray.errors import InputError
 from safe_ray.prediction.images import Picture
 
 _AHEAD = 2
+_Thing = TypeVar("_Thing")
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,9 @@ def decoded(
             yield _gathered(some, futures, preprocessing)
 
 
-def batches(pictures: Iterable[Picture], size: int) -> Iterator[Sequence[Picture]]:
+def batches(things: Iterable[_Thing], size: int) -> Iterator[Sequence[_Thing]]:
     """Yield tuples of so many, and of what is left at the end."""
-    stream = iter(pictures)
+    stream = iter(things)
     while some := tuple(itertools.islice(stream, size)):
         yield some
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from safe_ray.backbones.backbone import AbsentPart
 from safe_ray.backbones.openclip import load_backbone
 from safe_ray.data.locations import first_line
-from safe_ray.data.prompts import render_prompts
+from safe_ray.data.prompts import render_names
 from safe_ray.data.views import Preprocessing
 from safe_ray.errors import InputError
 from safe_ray.features.trunk import run_trunk
@@ -21,13 +21,15 @@ from safe_ray.files import digest_json
 from safe_ray.heads.artifact import load_head
 from safe_ray.methods.base import Fitted, TaskData, check_module, make_method
 from safe_ray.methods.features import MappedFeatures
-from safe_ray.specs import BackboneSpec, Task
+from safe_ray.specs import BackboneSpec, Task, shots_of
 from safe_ray.training.facts import CLASSIFIER, TaskFacts, load_classifier
 
 if TYPE_CHECKING:
     from safe_ray.backbones.openclip import Backbone
 
 SINGLE, ENSEMBLE = "single", "ensemble"
+BACKBONE = "backbone"
+"""The folder beside a packed head with those files of its backbone that nobody else has."""
 _TASKS = "tasks"
 
 
@@ -90,8 +92,8 @@ class Predictor:
         spec = BackboneSpec(
             named.get("name", named["model"]),
             named["model"],
-            named.get("pretrained"),
-            named.get("model_config"),
+            _beside(folder, named.get("pretrained")),
+            _beside(folder, named.get("model_config")),
             seed=named.get("seed", 0),
             pooling=named.get("pooling"),
         )
@@ -99,7 +101,6 @@ class Predictor:
         if backbone is None:
             parts = ("trunk", "pooling") if classifier is not None else ("trunk", "pooling", "text")
             backbone = load_backbone(spec, device, parts)
-            backbone.trunk.to(memory_format=torch.channels_last)
         if backbone.digest != named.get("digest"):
             raise InputError(
                 f"The head in {folder} was trained on weights of {spec.name!r} with the digest "
@@ -110,6 +111,41 @@ class Predictor:
             absent = isinstance(backbone.text, AbsentPart)
             reader = load_backbone(spec, device, ("text",)) if absent else backbone
             classifier = _classifier(reader, card, folder)
+        try:
+            return cls.of(card, state, backbone, classifier, at, device)
+        except InputError:
+            raise
+        # Tensors of other names and shapes fail in a different way in each method.
+        except Exception as error:
+            raise InputError(
+                f"The head in {folder} does not fit its card ({first_line(error)}): fetch it again."
+            ) from error
+
+    @classmethod
+    def of(
+        cls,
+        card: Mapping[str, Any],
+        state: Mapping[str, Tensor],
+        backbone: Backbone,
+        classifier: Tensor,
+        at: Mapping[str, float],
+        device: torch.device,
+    ) -> Predictor:
+        """Put together what is in memory, and try it on a blank map.
+
+        Args:
+            card: of the head.
+            state: the head's tensors.
+            backbone: trunk and pooling, on `device`.
+            classifier: `[classes, D]`, the text embeddings of the classes.
+            at: a value for each of the method's knobs.
+            device: where to compute.
+
+        Raises:
+            Exception: the tensors are not those of the card's method, pooling and classes; of which
+                type depends on the method.
+        """
+        backbone.trunk.to(memory_format=torch.channels_last)
         task = TaskData(
             MappedFeatures(torch.empty(0), backbone.pooling, backbone.state, device),
             torch.empty(0, dtype=torch.int64),
@@ -118,14 +154,8 @@ class Predictor:
             backbone.state,
         )
         method = make_method(card["method"]["module"], card["method"].get("options", {}))
-        try:
-            fitted = method.load(state, task)
-            _try_out(fitted, backbone, at, len(card["class_names"]), device)
-        # Tensors of other names and shapes fail in a different way in each method.
-        except Exception as error:
-            raise InputError(
-                f"The head in {folder} does not fit its card ({first_line(error)}): fetch it again."
-            ) from error
+        fitted = method.load(state, task)
+        _try_out(fitted, backbone, at, len(card["class_names"]), device)
         return cls(card, backbone, task, fitted, at, device)
 
     def with_alpha(self, alpha: float) -> Predictor:
@@ -206,8 +236,16 @@ def _knobs(card: Mapping[str, Any], alpha: float | None, folder: Path | None) ->
     return {**at, "alpha": alpha}
 
 
+def _beside(folder: Path, named: str | None) -> str | None:
+    """Return the file of a backbone: the copy that a packed head has beside it, or as named."""
+    packed = None if named is None else folder / BACKBONE / Path(named).name
+    return str(packed) if packed is not None and packed.is_file() else named
+
+
 def _kept_classifier(folder: Path, card: Mapping[str, Any]) -> Tensor | None:
-    """Return the text embeddings that a sweep keeps of its task, if the head lies in its folder."""
+    """Return the text embeddings that lie beside a packed head, or that its sweep keeps."""
+    if (folder / CLASSIFIER).is_file():
+        return load_classifier(folder)
     for sweep in folder.resolve().parents:
         task = sweep / _TASKS / _task_id(card)
         if (task / CLASSIFIER).is_file():
@@ -218,12 +256,14 @@ def _kept_classifier(folder: Path, card: Mapping[str, Any]) -> Tensor | None:
 
 
 def _task_id(card: Mapping[str, Any]) -> str:
-    return Task(str(card["dataset"]), int(card["shots"]), int(card["seed"])).id
+    return Task(str(card["dataset"]), shots_of(card["shots"]), int(card["seed"])).id
 
 
 def _classifier(backbone: Backbone, card: Mapping[str, Any], folder: Path) -> Tensor:
-    prompts = render_prompts(card["class_names"], card["templates"])
-    if digest_json(prompts) != card.get("prompts_digest"):
+    names = card.get("names") or [[name] for name in card["class_names"]]
+    prompts = render_names(names, card["templates"])
+    known = digest_json(prompts) == card.get("prompts_digest")
+    if len(prompts) != len(card["class_names"]) or not known:
         raise InputError(
             f"The prompts of the head in {folder} are not its templates with its class names "
             f"(they are {card.get('prompts')!r}), and its card does not hold them: name the head "

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from safe_ray.errors import InputError
-from safe_ray.files import replacing
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from safe_ray.report.files import read_entries, write_entries
 
 CORRECT_FILE = "correct.parquet"
 
@@ -56,9 +53,6 @@ def write_correct(rows: Sequence[Correct], folder: Path) -> Path:
     Raises:
         InputError: the folder cannot be written to.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     ordered = sorted(rows, key=lambda row: (row.dataset, row.shots, row.seed))
     entries = [
         {
@@ -71,16 +65,7 @@ def write_correct(rows: Sequence[Correct], folder: Path) -> Path:
         }
         for row in ordered
     ]
-    file = folder / CORRECT_FILE
-    with replacing(file) as temporary:
-        pq.write_table(pa.Table.from_pylist(entries, schema=_schema()), temporary)
-    return file
-
-
-def _schema() -> pa.Schema:
-    import pyarrow as pa
-
-    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in _COLUMNS.items()])
+    return write_entries(entries, _COLUMNS, folder / CORRECT_FILE)
 
 
 def read_correct(folder: Path) -> list[Correct]:
@@ -90,29 +75,8 @@ def read_correct(folder: Path) -> list[Correct]:
         InputError: the file is not Parquet, lacks a column, or has rows of another length than they
             say.
     """
-    import pyarrow as pa
-
-    from safe_ray.arrow_files import parquet_schema, read_parquet
-
     file = folder / CORRECT_FILE
-    if not file.is_file():
-        return []
-    try:
-        names = parquet_schema(file).names
-        missing = [name for name in _COLUMNS if name not in names]
-        if missing:
-            raise InputError(
-                f"{file} lacks the columns {missing}: give the command of that sweep again, which "
-                "writes it anew."
-            )
-        table = read_parquet(file, list(_COLUMNS))
-        entries = table.cast(_schema()).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{file} cannot be read as Parquet ({reason}): give the command of that sweep again, "
-            "which writes it anew."
-        ) from None
+    entries = read_entries(file, _COLUMNS, optional=tuple(_COLUMNS))
     return [_row(entry, f"row {at} of {file}") for at, entry in enumerate(entries)]
 
 

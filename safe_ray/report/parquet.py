@@ -43,6 +43,7 @@ _AFTER_BEST = {
     "protocol_convention": "string",
     "protocol_prompts": "string",
     "protocol_refit": "bool",
+    "protocol_cautious": "bool",
     "protocol_support_samples": "int32",
     "protocol_validation_samples": "int32",
     "protocol_train_digest": "string",
@@ -55,12 +56,14 @@ _AFTER_BEST = {
 def flat(result: TaskResult) -> dict[str, Any]:
     """Return a result as one row: `best.lr` as `best_lr` and so on, what is not finite as None.
 
+    The shots of a task with all training images are 2147483647, which no class has.
     Accuracies are fractions, and macro accuracy is that of `mean_per_class`. The targets are one
     JSON object, as in `summary.json`.
     """
     entry, test, method = result.to_json(), result.test, result.method
     return {
         **{name: entry[name] for name in _BEFORE_BEST if name in entry and name != "test_ece"},
+        "shots": result.shots,
         "test_accuracy": entry["test"][method],
         "test_macro_accuracy": entry["test_mean_per_class"][method],
         "test_ece": entry["test_ece"][method],

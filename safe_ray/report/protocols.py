@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from safe_ray.report.rows import gaining, titles_of
 from safe_ray.report.summary import Protocol, TaskResult, in_order
+from safe_ray.specs import shots_text
 
 UNBIASED = "nothing was chosen on a test image"
 
@@ -14,6 +15,7 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
         "coop": "on a few validation images a class, at most four",
         "cross": "by cross-validation on the support images alone",
         "full": "on the whole validation split, which is far more labels than the shots are",
+        "held_out": "on a fifth of the training images of each class, which no head was trained on",
     },
     "metric": {
         "accuracy": "for their accuracy",
@@ -78,7 +80,7 @@ def _methods(results: Sequence[TaskResult]) -> frozenset[str]:
 def _places(results: Sequence[TaskResult]) -> str:
     shots: dict[str, dict[str, None]] = {}
     for result in results:
-        shots.setdefault(result.dataset, {})[str(result.shots)] = None
+        shots.setdefault(result.dataset, {})[shots_text(result.shots)] = None
     return ", ".join(f"{name} (shots: {', '.join(found)})" for name, found in shots.items())
 
 

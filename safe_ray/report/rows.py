@@ -232,7 +232,8 @@ def _chosen_by(protocol: Protocol) -> str:
     ending = "" if protocol.metric == "accuracy" else f", {protocol.metric.replace('_', ' ')}"
     if protocol.choose_by != "metric":
         ending += f" by {protocol.choose_by}"
-    return protocol.selection + ending + ", refit" * protocol.refit
+    ending += ", refit" * protocol.refit + ", cautious" * protocol.cautious
+    return protocol.selection + ending
 
 
 def count_not_shown(results: Sequence[TaskResult]) -> int:

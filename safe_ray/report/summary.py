@@ -12,7 +12,7 @@ from typing import Any
 from safe_ray.errors import InputError
 from safe_ray.files import write_atomically
 from safe_ray.outside import is_plain_name, read_json
-from safe_ray.specs import Metric
+from safe_ray.specs import ALL_SHOTS, Metric, Task
 
 SUMMARY_FILE = "summary.json"
 ZERO_SHOT = "zero_shot"
@@ -79,14 +79,15 @@ class Protocol:
     """How the task was posed, and by what its winner was chosen; never by a test sample.
 
     Attributes:
-        selection: `coop` (a few validation samples a class), `cross` (folds of the support set) or
-            `full` (the whole validation split).
+        selection: `coop` (a few validation samples a class), `cross` (folds of the support set),
+            `full` (the whole validation split) or `held_out` (a fifth of the training images).
         metric: what was asked for, `accuracy` or `mean_per_class`.
         choose_by: how the winner was chosen on them: `metric`, `nll`, `nll_prior` or
             `metric_nll_prior` (see `safe_ray.heads.selection.Rule`).
         convention: of the sampling, a key of `safe_ray.data.episodes.CONVENTIONS`.
         prompts: `single`, `ensemble` or `descriptions`.
         refit: whether winners were then trained again, on support and validation samples together.
+        cautious: whether a winner whose gain is not shown gave way to zero-shot.
         support_samples: images that the head was tuned on, before that.
         validation_samples: images that the validation accuracy is over.
         train_digest: of the support samples.
@@ -99,6 +100,7 @@ class Protocol:
     convention: str
     prompts: str
     refit: bool
+    cautious: bool
     support_samples: int
     validation_samples: int
     train_digest: str
@@ -110,6 +112,7 @@ class TaskResult:
     """What one method came to in one task: an entry in `summary.json`.
 
     Attributes:
+        shots: labelled training images a class; `ALL_SHOTS`, written as `all`, for all of them.
         method: the method's name, such as `safe`.
         title: what tables call it, such as `SAFE`.
         backbone: the name of the model that was adapted.
@@ -140,7 +143,9 @@ class TaskResult:
         """Return the entry as plain JSON values; what is not finite becomes null."""
         entry: dict[str, Any] = {}
         for name, value in asdict(self).items():
-            if name == "test":
+            if name == "shots":
+                entry[name] = "all" if value == ALL_SHOTS else value
+            elif name == "test":
                 entry |= {key: value[field] for key, field in _TEST_KEYS.items()}
             else:
                 entry[name] = value
@@ -157,6 +162,8 @@ class TaskResult:
         fields = _fields(cls)
         fields.pop("test")
         of_test = {key: _fields(TestResult)[field] for key, field in _TEST_KEYS.items()}
+        if isinstance(entry, Mapping) and entry.get("shots") == "all":
+            entry = {**entry, "shots": ALL_SHOTS}
         values = _read({**fields, **of_test}, entry, "entry")
         test = TestResult(**{field: values.pop(key) for key, field in _TEST_KEYS.items()})
         made = cls(
@@ -177,6 +184,11 @@ class TaskResult:
         for name, target in made.targets.items():
             _check_methods(target, made.method, f"target {name}")
         return made
+
+
+def task_id(result: TaskResult) -> str:
+    """Return the name of an entry's task."""
+    return Task(result.dataset, result.shots, result.seed).id
 
 
 def write_summary(results: Sequence[TaskResult], folder: Path) -> Path:

@@ -44,11 +44,19 @@ class Winner:
 
 @dataclass(frozen=True)
 class Choice:
-    """The candidate that the search of a task ended with for a method."""
+    """The candidate that the search of a task ended with for a method.
+
+    Attributes:
+        winner: what is tested.
+        candidate: the candidate that scored best.
+        fit: what the validation samples said of it.
+        gave_way: zero-shot has taken its place (see `safe_ray.sweep.caution`).
+    """
 
     winner: Winner
     candidate: CandidateOutcome
     fit: Fit
+    gave_way: bool = False
 
     @property
     def id(self) -> ResultId:
@@ -57,8 +65,10 @@ class Choice:
 
     @property
     def values(self) -> dict[str, float]:
-        """What the candidate was trained with, and the chosen knobs."""
-        return {**self.candidate.values, **self.fit.at}
+        """What the candidate was trained with, and its knobs; nothing if nothing of it is kept."""
+        if self.gave_way and self.winner.folder is None:
+            return {}
+        return {**self.candidate.values, **self.winner.at}
 
     @property
     def validation(self) -> ValidationResult:

@@ -179,3 +179,18 @@ def _refuse_unknown(
             f"The method {name!r} has {where}.{unknown}, which it does not know."
             + (nearest(unknown, known) or f" It knows: {', '.join(known) or 'none'}.")
         )
+
+
+def for_task(group: Group, shots: float, most_epochs: int | None = None) -> Group:
+    """Return a group whose space depends on no task any more.
+
+    Args:
+        group: the methods.
+        shots: support images a class, on average.
+        most_epochs: the longest schedule of a bank; None leaves it to the group's space.
+    """
+    space = group.space.for_shots(shots)
+    # Without a bank, epochs are those of a method that goes over features, in no time.
+    if most_epochs is not None and group.recipe is not None:
+        space = space.with_most("epochs", most_epochs)
+    return replace(group, space=space)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,8 @@ from ray.tune.search import Searcher
 from safe_ray.errors import DamagedFileError, InputError
 from safe_ray.files import as_kind, read_record, write_record
 from safe_ray.search.failures import Attempts, Failure, failure_of
-from safe_ray.search.groups import Group
+from safe_ray.search.groups import Group, for_task
+from safe_ray.search.lazily import Lazily
 from safe_ray.search.sizing import bank_sizes
 from safe_ray.search.space import suggest_bank, task_seed
 from safe_ray.specs import MethodSpec, Task, Values
@@ -45,6 +46,7 @@ class SearchOptions:
             stay as they are.
         max_failures: how often a bank may fail and go on from its checkpoint. Nodes that are lost,
             or do not see the storage, do not count.
+        measured: whether trials sample the load of their machines.
     """
 
     candidates: int
@@ -54,6 +56,7 @@ class SearchOptions:
     checkpoint_seconds: float
     before: tuple[int, ...] = ()
     max_failures: int = 0
+    measured: bool = False
 
     def sizes(self, group: Group) -> tuple[int, ...]:
         """Return how many candidates each bank of a group has, for one task."""
@@ -119,27 +122,8 @@ class Study:
 
     @staticmethod
     def of(task: Task, group: Group) -> Study:
-        """Return the study of a task, whose shots are known."""
-        return Study(task.id, replace(group, space=group.space.for_shots(task.shots)))
-
-
-class _Outcomes(Mapping[StudyId, list[BankOutcome]]):
-    """The finished banks of each study, read when they are asked for."""
-
-    def __init__(
-        self, studies: Mapping[StudyId, _Progress], read: Callable[[_Progress], list[BankOutcome]]
-    ) -> None:
-        self._studies = studies
-        self._read = read
-
-    def __getitem__(self, study: StudyId) -> list[BankOutcome]:
-        return self._read(self._studies[study])
-
-    def __iter__(self) -> Iterator[StudyId]:
-        return iter(self._studies)
-
-    def __len__(self) -> int:
-        return len(self._studies)
+        """Return the study of a task with a number of shots."""
+        return Study(task.id, for_task(group, task.shots))
 
 
 class BankSearcher(Searcher):
@@ -183,6 +167,8 @@ class BankSearcher(Searcher):
         """Returns what is known of a trial that ended without a word, by its id."""
         self.on_blind: Callable[[str], None] = lambda node: None
         """Is told Ray's id of each node that does not see the storage."""
+        self.on_start: Callable[[BankJob], None] = lambda job: None
+        """Is told each bank that is handed out."""
         self.selector: Callable[[], dict[str, str]] = dict
         """Returns what keeps a trial that is handed out now on nodes that do."""
         self._stopped: Failure | None = None
@@ -198,7 +184,7 @@ class BankSearcher(Searcher):
     @property
     def outcomes(self) -> Mapping[StudyId, list[BankOutcome]]:
         """The finished banks of each study, in order; they are read when it is looked up."""
-        return _Outcomes(self._studies, self._finished)
+        return Lazily(self._studies, lambda study: self._finished(self._studies[study]))
 
     def methods(self, study: StudyId) -> tuple[MethodSpec, ...]:
         """Return the methods that are fitted to a study's candidates."""
@@ -240,6 +226,7 @@ class BankSearcher(Searcher):
             # What is in training may have to be handed out again.
             return Searcher.FINISHED if self.complete else None
         self._running[trial_id] = job
+        self.on_start(job)
         return {"job": job.to_json(), SELECTOR: self.selector()}
 
     def _take_next(self) -> BankJob | None:
@@ -317,7 +304,7 @@ class BankSearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the callbacks: Tune pickles its searcher for a restore that we do not use."""
-        callbacks = ("_on_bank", "_on_share", "_say", "death", "on_blind", "selector")
+        callbacks = ("_on_bank", "_on_share", "_say", "death", "on_blind", "on_start", "selector")
         return {**self.__dict__, **dict.fromkeys(callbacks)}
 
     def _tell_share(self) -> None:
@@ -385,8 +372,15 @@ class BankSearcher(Searcher):
         return [outcome for outcome in found if outcome is not None]
 
     def _job(self, study: _Progress, bank: int, candidates: Sequence[Values] = ()) -> BankJob:
-        seconds = self._options.checkpoint_seconds
-        return BankJob(str(self._sweep), *study.id, bank, tuple(candidates), seconds)
+        options = self._options
+        return BankJob(
+            str(self._sweep),
+            *study.id,
+            bank,
+            tuple(candidates),
+            options.checkpoint_seconds,
+            options.measured,
+        )
 
     def _read_job(self, study: _Progress, bank: int) -> BankJob | None:
         """Return the bank that an earlier run of the sweep handed out, or None.

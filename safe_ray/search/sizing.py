@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from safe_ray.backbones.openclip import Backbone
+    from safe_ray.training.facts import TaskFacts
 
 # Weights, gradients and two AdamW moments, in float32; and once more while a bank is restacked.
 _BYTES_PER_PARAMETER = 4 * 5
@@ -28,6 +33,24 @@ class BankFootprint:
     members: int
     maps: int
     map_bytes: int
+
+    @staticmethod
+    def of(tasks: Sequence[TaskFacts], backbone: Backbone, batch_size: int) -> BankFootprint:
+        """Return the footprint of a bank of any of some tasks, which share a backbone.
+
+        Args:
+            tasks: at least one.
+            backbone: its pooling is what is trained.
+            batch_size: support samples a step.
+        """
+        folds = max(task.folds if task.selection == "cross" else 0 for task in tasks)
+        return BankFootprint(
+            parameters=sum(tensor.numel() for tensor in backbone.state.values()),
+            activation_bytes=backbone.pooling.activation_bytes(backbone.state, batch_size),
+            members=1 + folds,
+            maps=max(task.maps_in_memory for task in tasks),
+            map_bytes=2 * backbone.tokens * backbone.width,
+        )
 
     @property
     def maps_bytes(self) -> int:

@@ -48,13 +48,24 @@ class SearchSpace:
         """Whether two candidates could differ."""
         return any(isinstance(value, Range) for value in self.quantities.values())
 
-    def for_shots(self, shots: int) -> SearchSpace:
-        """Return the space of a task, whose shots are known."""
+    def for_shots(self, shots: float) -> SearchSpace:
+        """Return the space of a task, whose shots are known; of all images, their mean a class."""
         known = {
             name: 1.0 / shots if value == PER_SHOT else value
             for name, value in self.quantities.items()
         }
         return replace(self, quantities=known)
+
+    def with_most(self, name: str, most: int) -> SearchSpace:
+        """Return the space in which a quantity goes up to `most` only."""
+        value = self.quantities[name]
+        cut: Quantity
+        if isinstance(value, Range):
+            high = min(value.high, most)
+            cut = high if high <= value.low else replace(value, high=high)
+        else:
+            cut = value if isinstance(value, str) else min(value, most)
+        return replace(self, quantities={**self.quantities, name: cut})
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return Optuna's distributions of what is searched, and of the knobs that are open."""

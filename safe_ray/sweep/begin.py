@@ -38,6 +38,7 @@ from safe_ray.sweep.images import CheckedImages, check_images
 from safe_ray.sweep.tracking import location_of, remarks, remedy
 from safe_ray.tracking.connection import sqlite_file
 from safe_ray.tracking.mlflow import Tracker
+from safe_ray.tracking.source import source_tags
 from safe_ray.tracking.writer import BackgroundTracker
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def run_sweep(config: SweepConfig, anew: bool = False) -> SweepSummary:
             config.tracking.heads,
             location.artifact_root,
             begun=claim.beginning.id,
+            source=source_tags(),
         )
         writer = BackgroundTracker(
             tracker,

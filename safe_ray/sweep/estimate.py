@@ -27,6 +27,7 @@ from safe_ray.search.groups import Group, groups_of
 from safe_ray.search.space import Quantity
 from safe_ray.specs import Range, Task
 from safe_ray.sweep.data import selection_of
+from safe_ray.sweep.schedule import most_epochs, views_of
 from safe_ray.training.loop import LoopOptions, SupportShard, begin, train_bank
 from safe_ray.training.maps import ResidentMaps
 from safe_ray.training.members import Member
@@ -92,7 +93,7 @@ def wanted_views(
             wanted.setdefault((dataset, path), set()).update(views)
 
     for task, episode in episodes.items():
-        views = range(config.features.views + 1)
+        views = range(views_of(config, task, episode.train.num_rows) + 1)
         want(task.dataset, episode.train.column("path").to_pylist(), views)
         want(task.dataset, episode.validation.column("path").to_pylist(), range(1))
     for name, manifest in manifests.items():
@@ -151,9 +152,9 @@ def estimate(
         bytes_per_map=store.bytes_per_row,
         maps_per_second=trunk * units,
         steps=sum(
-            _steps(config, group, episode)
+            _steps(config, group, task, episode)
             for group in groups_of(config)
-            for episode in episodes.values()
+            for task, episode in episodes.items()
         ),
         steps_per_second=training * units,
         device=f"{units} {what}{'s' * (units != 1)} of this machine",
@@ -169,11 +170,13 @@ def _cores(config: SweepConfig) -> int:
     return os.cpu_count() or 1
 
 
-def _steps(config: SweepConfig, group: Group, episode: Episode) -> float:
+def _steps(config: SweepConfig, group: Group, task: Task, episode: Episode) -> float:
     if group.recipe is None:
         return 0.0
+    most = most_epochs(config, task, episode.train.num_rows)
+    space = group.space if most is None else group.space.with_most("epochs", most)
     folds = config.search.folds if selection_of(config, episode) == "cross" else 0
-    passes = group.candidates(config.search.candidates) * _mean(group.space.quantities["epochs"])
+    passes = group.candidates(config.search.candidates) * _mean(space.quantities["epochs"])
     return passes * episode.train.num_rows * (1 + folds)
 
 

@@ -24,6 +24,7 @@ from safe_ray.features.verification import verify_stores
 from safe_ray.progress import Progress, Reporter
 from safe_ray.sweep.images import CheckedImages, CheckedTask
 from safe_ray.sweep.precision import check_precisions
+from safe_ray.sweep.schedule import views_of
 
 
 def check_store(
@@ -38,7 +39,7 @@ def check_store(
     if not folder.is_dir() or os.access(folder, os.W_OK | os.X_OK):
         return
     store = open_store(backbone, folder, precision)
-    requests = [*_support(config, images.tasks), *_tests(images.tests.values())]
+    requests = [*support_requests(config, images.tasks), *_tests(images.tests.values())]
     wanted, _ = wanted_rows(requests, ())
     missing = len(missing_rows(store, wanted))
     if missing:
@@ -62,7 +63,9 @@ def extract_support(
     `precision` is `features.precision` with `auto` resolved, once for all of a sweep. `reporter` is
     told of damaged parts, and of the check for them if it takes long.
     """
-    return _extract(config, backbone, _support(config, tasks), precision, progress, reporter)
+    return _extract(
+        config, backbone, support_requests(config, tasks), precision, progress, reporter
+    )
 
 
 def extract_tests(
@@ -77,12 +80,16 @@ def extract_tests(
     return _extract(config, backbone, _tests(inventories), precision, progress, reporter)
 
 
-def _support(config: SweepConfig, tasks: Sequence[CheckedTask]) -> list[ExtractionRequest]:
-    views = range(config.features.views + 1)
-    requests = [ExtractionRequest.of(task.support, views) for task in tasks]
+def support_requests(config: SweepConfig, tasks: Sequence[CheckedTask]) -> list[ExtractionRequest]:
+    """Return what training and validation need of the feature store."""
+
+    def views(task: CheckedTask) -> range:
+        return range(views_of(config, task.task, len(task.support.samples)) + 1)
+
+    requests = [ExtractionRequest.of(task.support, views(task)) for task in tasks]
     requests += [
         # A winner that is trained again sees the validation samples as it sees the support set.
-        ExtractionRequest.of(task.validation, views if config.search.refit else (0,))
+        ExtractionRequest.of(task.validation, views(task) if config.search.refit else (0,))
         for task in tasks
         if task.validation.table.num_rows
     ]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from safe_ray.config import SweepConfig
+from safe_ray.data.duplicates import THUMBNAIL_SHAPE, bits_of, twins_among
 from safe_ray.data.episodes import Episode
 from safe_ray.data.manifest import Manifest
 from safe_ray.errors import DamagedFileError, InputError
@@ -18,9 +20,10 @@ from safe_ray.features.inventory import (
     describe_warned,
     take_inventory,
 )
+from safe_ray.files import digest_json
 from safe_ray.progress import Progress
-from safe_ray.specs import Task
-from safe_ray.sweep.data import Selection, selection_of
+from safe_ray.specs import Selection, Task
+from safe_ray.sweep.data import selection_of
 
 Watch = Callable[[str], Progress]
 """Starts a phase of the work by name, and returns what to call with its progress."""
@@ -54,17 +57,60 @@ class CheckedImages:
         tests: the inventory of the test split of each data set and target.
         bad: path and reason of each image that is left out.
         warned: path and warning of each image that the decoder takes, but warns of.
+        shared: what to say of test images that are among those which heads are made of.
+        test_digests: one digest of all test samples, of each data set and target.
     """
 
     tasks: Sequence[CheckedTask]
     tests: Mapping[str, Inventory]
     bad: Sequence[tuple[str, str]]
     warned: Sequence[tuple[str, str]]
+    shared: Sequence[str]
+    test_digests: Mapping[str, str]
 
     def remarks(self) -> list[str]:
         """Return what to say about the images, in sentences."""
         said = [f"Left out {len(self.bad)} images that cannot be read."] if self.bad else []
-        return [*said, *([describe_warned(self.warned)] if self.warned else [])]
+        said += [describe_warned(self.warned)] if self.warned else []
+        return [*said, *self.shared]
+
+
+def shared_images(name: str, chosen: Sequence[Inventory], test: Inventory) -> list[str]:
+    """Return a sentence on test images that are among those which heads are made of, too.
+
+    Args:
+        name: of the data set.
+        chosen: the support and validation images of its tasks.
+        test: its test images.
+    """
+    looks = {
+        path: (sample, look)
+        for inventory in chosen
+        for path, sample, look in zip(
+            inventory.table["path"].to_pylist(), inventory.samples, inventory.looks, strict=True
+        )
+    }
+    if not looks or not test.looks:
+        return []
+    paths = [*looks, *test.table["path"].to_pylist()]
+    found = [*looks.values(), *zip(test.samples, test.looks, strict=True)]
+    thumbnails = np.frombuffer(b"".join(look for _, look in found), np.uint8)
+    thumbnails = thumbnails.reshape(len(found), *THUMBNAIL_SHAPE)
+    groups = np.arange(len(found)) >= len(looks)
+    twins = twins_among(
+        [sample for sample, _ in found], bits_of(thumbnails), thumbnails, groups.tolist()
+    )
+    if not twins:
+        return []
+    exact = sum(twin.exact for twin in twins)
+    count = len(test.looks)
+    is_there = "image is" if len(twins) == 1 else "images are"
+    return [
+        f"{name}: {len(twins)} of {count} test {is_there} among the training images as well "
+        f"({exact} in the same bytes, {len(twins) - exact} by their looks), such as "
+        f"{paths[twins[0].second]}, which is {paths[twins[0].first]}: a result on them is too "
+        "good. Nothing was removed; --dry-run shows more of them."
+    ]
 
 
 def check_images(
@@ -113,7 +159,14 @@ def check_images(
     if bad and not config.data.skip_bad:
         raise InputError(describe_bad(bad, sum(i.table.num_rows for i in inventories) + len(bad)))
     warned = sorted({image for inventory in inventories for image in inventory.warned})
-    return CheckedImages(tasks, tests, bad, warned)
+    shared = [sentence for name, test in tests.items() for sentence in _shared(name, tasks, test)]
+    digests = {name: digest_json(sorted(test.samples)) for name, test in tests.items()}
+    return CheckedImages(tasks, tests, bad, warned, shared, digests)
+
+
+def _shared(name: str, tasks: Sequence[CheckedTask], test: Inventory) -> list[str]:
+    own = [task for task in tasks if task.task.dataset == name]
+    return shared_images(name, [i for t in own for i in (t.support, t.validation)], test)
 
 
 def check_unchanged(config: SweepConfig, tasks: Sequence[CheckedTask]) -> None:

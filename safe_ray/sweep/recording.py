@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from safe_ray.report.summary import Protocol, TaskResult, TestResult
-from safe_ray.search.choosing import Choice, ResultId
+from safe_ray.search.choosing import ResultId
 from safe_ray.search.journal import study_name
-from safe_ray.specs import MethodGroup, MethodSpec, Task
+from safe_ray.specs import MethodGroup, MethodSpec, Task, shots_text
+from safe_ray.sweep.driver_usage import load_usage
+from safe_ray.sweep.notes import task_note
+from safe_ray.sweep.registering import winner_of
 from safe_ray.sweep.testing import TaskTest
-from safe_ray.tracking.mlflow import Tracker, model_name
-from safe_ray.tracking.writer import BackgroundTracker, Record
+from safe_ray.sweep.tracked import Tracked
+from safe_ray.tracking.inputs import Context, DataInput
+from safe_ray.tracking.mlflow import Tracker
+from safe_ray.tracking.source import COMMAND
+from safe_ray.tracking.times import Load, Span, milliseconds
+from safe_ray.tracking.writer import Record
 from safe_ray.training.facts import TaskFacts
 from safe_ray.training.job import BankJob
 from safe_ray.training.outcome import OUTCOME, BankOutcome, CandidateOutcome
@@ -30,28 +37,36 @@ class Recording:
 
     Args:
         folder: the sweep's folder.
-        sweep: its name.
+        tracked: what else MLflow is told of it.
         facts: the tasks by id.
-        register: whether winners are registered as models.
-        refit: whether winners are trained again (see `safe_ray.sweep.refitting`).
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        sweep: str,
-        facts: Mapping[str, TaskFacts],
-        register: bool,
-        refit: bool = False,
-    ) -> None:
+    def __init__(self, folder: Path, tracked: Tracked, facts: Mapping[str, TaskFacts]) -> None:
         self._folder = folder
-        self._sweep = sweep
+        self._tracked = tracked
         self._facts = facts
-        self._register = register
-        self._refit = refit
         groups = next(iter(facts.values())).groups
         self._groups: dict[str, MethodGroup] = {group.name: group for group in groups}
         self._methods = sum(len(group.methods) for group in groups)
+
+    @property
+    def groups(self) -> Mapping[str, MethodGroup]:
+        """The groups of methods, by name."""
+        return self._groups
+
+    def systems(self) -> Iterator[Record]:
+        """Yield a record for each system that the sweep has run on."""
+        for facts in self._tracked.systems:
+            yield self.system(facts)
+
+    def system(self, facts: Mapping[str, str]) -> Record:
+        """Return the record of a system: its facts, and how busy the driver's machine was."""
+
+        def record(tracker: Tracker) -> None:
+            samples = load_usage(self._folder, facts)
+            tracker.log_system(facts, Load.of(samples) if samples else None)
+
+        return record
 
     def tasks(self) -> Iterator[Record]:
         """Yield a record a task and method, which creates its run."""
@@ -64,11 +79,17 @@ class Recording:
         label = self.label(task_id, method.name)
 
         def record(tracker: Tracker) -> None:
+            began: tuple[float, ...] = ()
+            if label not in tracker.known_runs():
+                # A sweep that begins has no bank yet; one that is recorded again has all of them.
+                began = tuple(o.began for o in self._outcomes(task_id, group.name) if o.began)
             tracker.start_task(
                 label,
                 name=label,
                 tags=self._tags(task_id, method),
                 params=self._params(task_id, group, method),
+                inputs=self._inputs(task_id),
+                span=Span(began=milliseconds(min(began, default=0.0))),
             )
 
         return record
@@ -89,14 +110,31 @@ class Recording:
             # One whose files were damaged is gone until it has been trained again.
             for candidate in () if outcome is None else outcome.candidates:
                 for method in self._groups[where.group].methods:
-                    self._candidate(tracker, where, candidate, method)
+                    assert outcome is not None
+                    self._candidate(tracker, where, outcome, candidate, method)
+
+        return record
+
+    def abandoned(self, job: BankJob) -> Record:
+        """Return the record of a bank that was given up."""
+
+        def record(tracker: Tracker) -> None:
+            for slot in range(len(job.candidates)):
+                for method in self._groups[job.group].methods:
+                    label = self.label(job.task_id, method.name)
+                    tracker.abandon_candidate(label, candidate_name(job, slot))
 
         return record
 
     def _candidate(
-        self, tracker: Tracker, job: BankJob, candidate: CandidateOutcome, method: MethodSpec
+        self,
+        tracker: Tracker,
+        job: BankJob,
+        outcome: BankOutcome,
+        candidate: CandidateOutcome,
+        method: MethodSpec,
     ) -> None:
-        name = f"bank-{job.bank:03d}-candidate-{candidate.slot:02d}"
+        name = candidate_name(job, candidate.slot)
         fit = candidate.fits.get(method.name)
         metrics: dict[str, float] = {}
         curves: dict[str, Sequence[float]] = {}
@@ -122,20 +160,19 @@ class Recording:
                 curves[f"validation_mean_per_class_over_{knob}"] = row.mean_per_class
                 curves[f"validation_nll_over_{knob}"] = row.nll
             head = job.folder / fit.head if fit.head else None
+        load = Load.of(outcome.usage)
         tracker.log_candidate(
             self.label(job.task_id, method.name),
             name,
             name,
-            tags={
-                **self._tags(job.task_id, method),
-                "study": study_name(job.task_id, job.group),
-                "bank": f"{job.bank:03d}",
-            },
+            tags=self.candidate_tags(job, method),
             params={**candidate.values, **(fit.at if fit is not None else {})},
             metrics=metrics,
-            curves=curves,
+            curves={**curves, **load.curves},
             head=head,
             failed=fit is None,
+            span=Span(milliseconds(outcome.began), milliseconds(outcome.ended)),
+            times={"train_loss": [round(1000 * time) for time in outcome.epochs], **load.times},
         )
 
     def result(self, result: TaskResult) -> Record:
@@ -143,12 +180,23 @@ class Recording:
         method, test = result.method, result.test
         task_id = Task(result.dataset, result.shots, result.seed).id
         label = self.label(task_id, method)
+        tracked = self._tracked
+        winner = None
+        if tracked.register:
+            packed = tracked.models != "none"
+            facts = self._facts[task_id]
+            winner = winner_of(result, facts, self._folder, tracked.sweep, packed)
         metrics = {
             # A parameter could not follow when a sweep is given more candidates.
             **{f"best_{name}": float(value) for name, value in result.best.items()},
             "test_samples": float(test.samples),
             **{f"validation_{k}": float(v) for k, v in asdict(result.validation).items()},
             **_test_metrics(test),
+            # By one name for all methods, so that they stand in one column.
+            "test_accuracy": test.accuracy[method],
+            "test_mean_per_class": test.mean_per_class[method],
+            "test_ece": test.ece[method],
+            "test_gain": test.accuracy[method] - test.accuracy[ZERO_SHOT],
             f"test_{method}_minus_zero_shot": test.accuracy[method] - test.accuracy[ZERO_SHOT],
             **{
                 f"{key}/{name}": value
@@ -158,13 +206,25 @@ class Recording:
         }
 
         def record(tracker: Tracker) -> None:
+            outcomes = list(self._outcomes(task_id, self._group_of(method)))
+            ended = max((outcome.ended for outcome in outcomes), default=0.0)
             tracker.finish_task(
                 label,
                 metrics=metrics,
                 params={},
                 head=None if result.head is None else self._folder / result.head,
-                model_name=model_name(self._sweep, label) if self._register else None,
-                step=self._candidates(task_id, method),
+                winner=winner,
+                step=sum(len(outcome.candidates) for outcome in outcomes),
+                span=Span(ended=milliseconds(ended)),
+                inputs=self._inputs(task_id, test.samples),
+                note=lambda experiment_id, version: task_note(
+                    result,
+                    tracked.sweep,
+                    tracked.origin.get(COMMAND, ""),
+                    experiment_id,
+                    None if winner is None else winner.name,
+                    version,
+                ),
             )
 
         return record
@@ -182,7 +242,8 @@ class Recording:
             choose_by=facts.choose_by,
             convention=facts.card["episode"]["convention"],
             prompts=facts.card["prompts"],
-            refit=self._refit and facts.selection != "cross",
+            refit=self._tracked.refit and facts.selection != "cross",
+            cautious=facts.cautious,
             support_samples=len(facts.support),
             validation_samples=facts.validation_count,
             train_digest=facts.card["episode"]["train_digest"],
@@ -197,25 +258,52 @@ class Recording:
             for file in folder.glob(f"bank-[0-9]*/{OUTCOME}")
         )
 
-    def _candidates(self, task_id: str, method: str) -> int:
-        """Return how many candidates the winner was chosen from."""
-        group = next(
+    def _group_of(self, method: str) -> str:
+        return next(
             name
             for name, group in self._groups.items()
             if any(each.name == method for each in group.methods)
         )
-        jobs = (
-            BankJob(str(self._folder), task_id, group, number, ())
-            for number in self._finished(task_id, group)
-        )
-        outcomes = (BankOutcome.load(job.folder) for job in jobs)
-        return sum(len(outcome.candidates) for outcome in outcomes if outcome is not None)
+
+    def _outcomes(self, task_id: str, group: str) -> Iterator[BankOutcome]:
+        """Yield the finished banks of a study."""
+        for number in self._finished(task_id, group):
+            outcome = BankOutcome.load(
+                BankJob(str(self._folder), task_id, group, number, ()).folder
+            )
+            if outcome is not None:
+                yield outcome
+
+    def _inputs(self, task_id: str, tested: int | None = None) -> list[DataInput]:
+        """Return the data sets of a task; the test images once it has been tested on them."""
+        facts = self._facts[task_id]
+        dataset, episode = facts.task.dataset, facts.card["episode"]
+        told = self._tracked.data.get(dataset, {})
+        uses: list[tuple[Context, str, int]] = [
+            ("train", episode["train_digest"], len(facts.support)),
+            ("validation", episode["validation_digest"], len(facts.validation)),
+            ("test", told.get("test", ""), tested or 0),
+        ]
+        classes = len(facts.card["class_names"])
+        return [
+            DataInput(dataset, digest, use, told.get("source", dataset), samples, classes)
+            for use, digest, samples in uses
+            if digest and samples
+        ]
+
+    def candidate_tags(self, job: BankJob, method: MethodSpec) -> dict[str, str]:
+        """Return the tags of a candidate's run."""
+        return {
+            **self._tags(job.task_id, method),
+            "study": study_name(job.task_id, job.group),
+            "bank": f"{job.bank:03d}",
+        }
 
     def _params(self, task_id: str, group: MethodGroup, method: MethodSpec) -> dict[str, Any]:
         facts = self._facts[task_id]
         return {
             "dataset": facts.task.dataset,
-            "shots": facts.task.shots,
+            "shots": shots_text(facts.task.shots),
             "seed": facts.task.seed,
             "method": method.name,
             "classes": len(facts.card["class_names"]),
@@ -229,8 +317,9 @@ class Recording:
     def _tags(self, task_id: str, method: MethodSpec) -> dict[str, str]:
         facts = self._facts[task_id]
         return {
+            "sweep": self._tracked.sweep,
             "dataset": facts.task.dataset,
-            "shots": str(facts.task.shots),
+            "shots": shots_text(facts.task.shots),
             "seed": str(facts.task.seed),
             "method": method.name,
             "backbone": str(facts.card["backbone"]["name"]),
@@ -238,56 +327,9 @@ class Recording:
         }
 
 
-class Recorder:
-    """Queues the records of a sweep that runs.
-
-    Args:
-        writer: the sweep's, already open.
-        recording: makes the records.
-        facts: the tasks by id.
-    """
-
-    def __init__(
-        self, writer: BackgroundTracker, recording: Recording, facts: Mapping[str, TaskFacts]
-    ) -> None:
-        self._writer = writer
-        self._recording = recording
-        self._facts = facts
-
-    def start(self, system: Mapping[str, str]) -> None:
-        """Record the system, and the run of every task and method, before anything fans out."""
-        self._writer.put(lambda tracker: tracker.log_system(system))
-        for record in self._recording.tasks():
-            self._writer.put(record)
-
-    def bank(self, job: BankJob) -> None:
-        """Record every candidate of a finished bank, for every method that was fitted with it."""
-        self._writer.put(self._recording.bank(job))
-
-    def result(
-        self, choice: Choice, test: TaskTest, targets: Mapping[str, TaskTest], head: str | None
-    ) -> TaskResult:
-        """Record the result of a task and method, and return its entry in the summary."""
-        facts = self._facts[choice.id.task_id]
-        method = choice.winner.method
-        result = TaskResult(
-            dataset=facts.task.dataset,
-            shots=facts.task.shots,
-            seed=facts.task.seed,
-            method=method.name,
-            title=method.title,
-            backbone=str(facts.card["backbone"]["name"]),
-            episode_digest=facts.card["episode"]["digest"],
-            best=choice.values,
-            validation=choice.validation,
-            test=result_of(test, method.name),
-            targets={name: result_of(target, method.name) for name, target in targets.items()},
-            protocol=self._recording.protocol(choice.id.task_id),
-            head=head,
-            mlflow_run_id=None,
-        )
-        self._writer.put(self._recording.result(result))
-        return result
+def candidate_name(job: BankJob, slot: int) -> str:
+    """Return what the run of a bank's candidate is called."""
+    return f"bank-{job.bank:03d}-candidate-{slot:02d}"
 
 
 def identified(

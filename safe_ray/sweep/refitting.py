@@ -109,7 +109,8 @@ def refit_winners(
 
 def is_refitted(choice: Choice, facts: TaskFacts) -> bool:
     """Whether there is anything to fit, and validation samples that it has not been fitted to."""
-    return choice.winner.folder is not None and facts.selection != "cross"
+    fitted = choice.winner.folder is not None and not choice.gave_way
+    return fitted and facts.selection != "cross"
 
 
 def refit_of(choice: Choice, facts: TaskFacts) -> Refit:

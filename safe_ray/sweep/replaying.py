@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ def replay(folder: Path, overrides: Sequence[str], config_dir: str | None = None
             tracked.sweep,
             tracking.heads,
             begun=beginning_of(folder).id,
+            source=tracked.origin,
         )
         tracker.open(reporter.say)
         count, refused = _record(folder, tracked, tracking, tracker, reporter)
@@ -76,20 +78,25 @@ def _record(
     Returns:
         How many records there are, and why those that MLflow has refused were refused.
     """
+    from safe_ray.report.html.page import REPORT_FILE
     from safe_ray.report.parquet import PARQUET_FILE, write_parquet
     from safe_ray.report.summary import SUMMARY_FILE, read_summary, write_summary
     from safe_ray.sweep.recording import Recording, identified
     from safe_ray.training.facts import TaskFacts
 
     facts = {task_id: TaskFacts.load(folder / "tasks" / task_id) for task_id in tracked.tasks}
-    recording = Recording(folder, tracked.sweep, facts, tracking.register_winners, tracked.refit)
+    settings = replace(tracked, register=tracking.register_winners, models=tracking.models)
+    recording = Recording(folder, settings, facts)
     results = read_summary(folder) if (folder / SUMMARY_FILE).exists() else []
     records = [
-        *map(_system, tracked.systems),
+        *recording.systems(),
         *recording.tasks(),
         *recording.banks(),
         *map(recording.result, results),
     ]
+    page = folder / REPORT_FILE
+    if page.is_file() and tracked.systems:
+        records.append(_page(tracked.systems[-1], page))
     progress = reporter.phase("recording")
     refused: list[str] = []
     for number, record in enumerate(records, start=1):
@@ -130,7 +137,11 @@ def _settings(tracked: Tracked, overrides: Sequence[str], config_dir: str | None
     """Return the settings that the sweep had, with those of the command line over them."""
     from safe_ray.compose import load_config
 
-    had: dict[str, Any] = {"heads": tracked.heads, "register": tracked.register}
+    had: dict[str, Any] = {
+        "heads": tracked.heads,
+        "register": tracked.register,
+        "models": tracked.models,
+    }
     before = [f"tracking.{name}={str(value).lower()}" for name, value in had.items()]
     return load_config([*before, *overrides], config_dir).tracking
 
@@ -147,8 +158,8 @@ def _uri(tracked: Tracked, tracking: TrackingConfig, folder: Path) -> str:
     return tracked.uri
 
 
-def _system(facts: Any) -> Record:
-    return lambda tracker: tracker.log_system(facts)
+def _page(facts: Any, file: Path) -> Record:
+    return lambda tracker: tracker.log_page(facts, file)
 
 
 def _patiently(

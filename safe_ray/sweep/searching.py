@@ -22,7 +22,8 @@ from safe_ray.search.sizing import BankFootprint, automatic_bank_size
 from safe_ray.search.tuning import run_trials
 from safe_ray.sweep.claim import Claim
 from safe_ray.sweep.plan import decided
-from safe_ray.sweep.recording import Recorder
+from safe_ray.sweep.recorder import Recorder
+from safe_ray.sweep.schedule import group_for
 from safe_ray.sweep.winners import Decision, decide, discard_damaged, remedied
 from safe_ray.training.facts import TaskFacts
 from safe_ray.training.job import BankJob
@@ -70,7 +71,12 @@ def _search(
 ) -> BankSearcher:
     config = claim.config
     folder, search = config.outputs, config.search
-    spaces = {group.name: group.space for group in groups}
+    studies = [
+        Study(task.task.id, group_for(config, task, group))
+        for group in groups
+        for task in facts.values()
+    ]
+    spaces = {(study.task_id, study.group.name): study.group.space for study in studies}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = Journal(folder, reporter.say)
     total = sum(group.candidates(search.candidates) for group in groups) * len(facts)
@@ -88,7 +94,7 @@ def _search(
             )
         failed[outcome.task_id] += sum(candidate.failed for candidate in outcome.candidates)
         recorder.bank(bank)
-        journal.record(spaces[outcome.group], outcome)
+        journal.record(spaces[outcome.task_id, outcome.group], outcome)
         done += len(outcome.candidates)
 
     def show(unfinished: float) -> None:
@@ -100,7 +106,7 @@ def _search(
 
     searcher = BankSearcher(
         folder,
-        [Study.of(task.task, group) for group in groups for task in facts.values()],
+        studies,
         SearchOptions(
             candidates=search.candidates,
             bank=_bank_size(config, facts, backbone, plan),
@@ -109,11 +115,13 @@ def _search(
             checkpoint_seconds=config.training.checkpoint_seconds,
             before=claim.beginning.candidates[:-1],
             max_failures=config.training.max_failures,
+            measured=config.tracking.system,
         ),
         on_bank,
         show,
         reporter.say,
     )
+    searcher.on_start = recorder.begin_bank
     found = done
     trained_here = True
     progress(done, total, None)
@@ -137,17 +145,7 @@ def _bank_size(
     search = config.search
     if search.bank != "auto":
         return search.bank
-    crossed = any(task.selection == "cross" for task in facts.values())
-    folds = search.folds if crossed else 0
-    footprint = BankFootprint(
-        parameters=sum(tensor.numel() for tensor in backbone.state.values()),
-        activation_bytes=backbone.pooling.activation_bytes(
-            backbone.state, config.training.batch_size
-        ),
-        members=1 + folds,
-        maps=max(task.maps_in_memory for task in facts.values()),
-        map_bytes=2 * backbone.tokens * backbone.width,
-    )
+    footprint = BankFootprint.of(list(facts.values()), backbone, config.training.batch_size)
     return decided(
         config,
         "bank",

@@ -22,8 +22,9 @@ from safe_ray.files import digest_json, replacing
 from safe_ray.heads.selection import ChooseBy, automatic_rule
 from safe_ray.poolings import to_json
 from safe_ray.search.space import task_seed
-from safe_ray.specs import BackboneSpec, MethodGroup
+from safe_ray.specs import ALL_SHOTS, BackboneSpec, MethodGroup
 from safe_ray.sweep.images import CheckedTask
+from safe_ray.sweep.schedule import views_of
 from safe_ray.training.facts import POOLING, TaskFacts
 from safe_ray.training.maps import choose_pin, stream_budget
 
@@ -48,6 +49,7 @@ def write_tasks(
     written = {}
     for checked in tasks:
         task, manifest = checked.task, manifests[checked.task.dataset]
+        views = views_of(config, task, len(checked.support.samples))
         facts = TaskFacts(
             task=task,
             store_root=str(config.features.store),
@@ -56,7 +58,7 @@ def write_tasks(
             width=store.width,
             pooling=to_json(backbone.pooling),
             logit_scale=backbone.logit_scale,
-            views=config.features.views,
+            views=views,
             support=tuple(checked.support.samples),
             support_labels=_labels(checked.support),
             validation=tuple(checked.validation.samples),
@@ -73,7 +75,7 @@ def write_tasks(
             pin=choose_pin(
                 config.training.pin,
                 len(checked.support.samples)
-                * (config.features.views + 1)
+                * (views + 1)
                 * store.bytes_per_row
                 // config.training.workers,
                 plan.memory,
@@ -81,6 +83,7 @@ def write_tasks(
             ),
             precision=config.training.precision,
             compiled=config.training.compiled and plan.gpus_per_worker > 0,
+            cautious=config.search.cautious,
             map_budget=stream_budget(plan.host_memory or plan.memory),
         )
         facts.save(folder / "tasks" / task.id, classifiers[task.dataset])
@@ -135,9 +138,12 @@ def _card(
             "digest": backbone.digest,
         },
         "dataset": episode.dataset,
-        "shots": episode.shots,
+        "shots": "all" if episode.shots == ALL_SHOTS else episode.shots,
         "seed": episode.seed,
         "class_names": list(manifest.classes),
+        # What else the classes are called, where they are called something else.
+        **({"names": [list(own) for own in manifest.names]} if manifest.names else {}),
+        **({"called": list(manifest.called)} if manifest.called else {}),
         "templates": list(manifest.templates),
         "prompts": config.data.prompts,
         "prompts_digest": digest_json(manifest.prompts),

@@ -21,6 +21,7 @@ from safe_ray.heads.metrics import mean_per_class
 from safe_ray.methods.base import Fitted, TaskData, make_method
 from safe_ray.methods.features import MappedFeatures
 from safe_ray.search.choosing import Winner
+from safe_ray.sweep.looking import Looks, Wanted, chosen_rows, look_closely
 from safe_ray.training.facts import TaskFacts, load_classifier, load_pooling
 
 
@@ -29,18 +30,24 @@ class TestOutcome:
     """How N test samples are classified.
 
     Attributes:
-        right: `[N]` bool, whether the highest logit is the right class.
+        said: `[N]` int64, the class with the highest logit.
         confidence: `[N]` float32, the highest probability.
         labels: `[N]` int64, the right classes.
         classes: how many there are.
     """
 
-    right: np.ndarray
+    said: np.ndarray
     confidence: np.ndarray
     labels: np.ndarray
     classes: int
 
     __test__ = False
+
+    @property
+    def right(self) -> np.ndarray:
+        """`[N]` bool, whether the highest logit is the right class."""
+        right: np.ndarray = self.said == self.labels
+        return right
 
     @property
     def class_correct(self) -> np.ndarray:
@@ -76,10 +83,12 @@ class TaskTest:
     Attributes:
         zero_shot: of the original model.
         methods: of each method that has a winner, by its name.
+        looks: some of the samples, and where one method looks in them; None if nobody asked.
     """
 
     zero_shot: TestOutcome
     methods: Mapping[str, TestOutcome]
+    looks: Looks | None = None
 
 
 @torch.no_grad()
@@ -91,6 +100,7 @@ def run_tests(
     device: torch.device,
     rows_at_once: int,
     columns: Sequence[int] | None = None,
+    wanted: Mapping[str, Wanted] | None = None,
 ) -> dict[str, TaskTest]:
     """Classify the test samples of one data set with each of its tasks' winners.
 
@@ -103,6 +113,7 @@ def run_tests(
         rows_at_once: test samples whose maps are in memory at once.
         columns: which of the tasks' classes the labels count through, for a target that has not
             all of them or has them in another order; None is all, in their own order.
+        wanted: of which tasks pictures are wanted, by task id.
 
     Returns:
         What was found of each task, by task id.
@@ -133,10 +144,10 @@ def run_tests(
             one.logits(features, winner.at) for one, winner in zip(fitted, winners, strict=True)
         )
         for parts, logits in zip(found, (before, *after), strict=True):
-            parts.append(_classified(logits, chosen, target[rows].to(device)))
+            parts.append(_classified(logits, chosen))
     zero_shot, *others = (
         TestOutcome(
-            torch.cat([right for right, _ in parts]).numpy(),
+            torch.cat([said for said, _ in parts]).numpy(),
             torch.cat([confidence for _, confidence in parts]).numpy(),
             target.numpy(),
             classes,
@@ -144,9 +155,20 @@ def run_tests(
         for parts in found
     )
     tests: dict[str, dict[str, TestOutcome]] = {}
-    for winner, outcome in zip(winners, others, strict=True):
+    looks: dict[str, Looks | None] = {}
+    for winner, one, outcome in zip(winners, fitted, others, strict=True):
         tests.setdefault(winner.task_id, {})[winner.method.name] = outcome
-    return {task_id: TaskTest(zero_shot, methods) for task_id, methods in tests.items()}
+        asked = (wanted or {}).get(winner.task_id)
+        if asked is not None and asked.method == winner.method.name:
+            right = (zero_shot.right, outcome.right)
+            shown = chosen_rows(target.numpy(), *right, classes, asked.images)
+            if shown:
+                maps = torch.from_numpy(store.read([samples[row] for row in shown], (0,)))[:, 0]
+                looks[winner.task_id] = look_closely(maps, shown, winner, one, task, facts.pool())
+    return {
+        task_id: TaskTest(zero_shot, methods, looks.get(task_id))
+        for task_id, methods in tests.items()
+    }
 
 
 def _load(winner: Winner, task: TaskData) -> Fitted:
@@ -155,9 +177,9 @@ def _load(winner: Winner, task: TaskData) -> Fitted:
     return method.load(state, task)
 
 
-def _classified(logits: Tensor, columns: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return whether each sample is right, and the highest probability; both on the CPU."""
+def _classified(logits: Tensor, columns: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the class that is said, and its probability, of each sample; both on the CPU."""
     if columns is not None:
         logits = logits[:, columns]
     highest = torch.softmax(logits.float(), -1).amax(-1)
-    return (logits.argmax(-1) == labels).cpu(), highest.cpu()
+    return logits.argmax(-1).cpu(), highest.cpu()

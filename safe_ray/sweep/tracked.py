@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ class Tracked:
         refit: whether winners are trained again.
         tasks: their ids.
         systems: the facts of each system that the sweep has run on, the latest last.
+        models: whether winners are packed as models (see `tracking.models`).
+        origin: tags that say who ran the sweep, and how; of the run that began it.
+        data: what MLflow is told of each data set: `source`, where it is, and `test`, the digest of
+            its test images.
     """
 
     sweep: str
@@ -40,6 +44,9 @@ class Tracked:
     refit: bool
     tasks: tuple[str, ...]
     systems: tuple[Mapping[str, str], ...]
+    models: str = "auto"
+    origin: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -50,6 +57,8 @@ class Tracked:
         refit: bool,
         tasks: Sequence[str],
         system: Mapping[str, str],
+        origin: Mapping[str, str],
+        data: Mapping[str, Mapping[str, str]],
     ) -> Tracked:
         """Return what is known when a sweep begins to be recorded."""
         return Tracked(
@@ -61,6 +70,9 @@ class Tracked:
             refit=refit,
             tasks=tuple(tasks),
             systems=(dict(redacted_values(system)),),
+            models=tracking.models,
+            origin=dict(redacted_values(origin)),
+            data=redacted_values(data),
         )
 
     def save(self, folder: Path) -> None:
@@ -70,7 +82,8 @@ class Tracked:
         except DamagedFileError:
             before = None
         systems = [] if before is None else [s for s in before.systems if s not in self.systems]
-        kept = replace(self, systems=(*systems, *self.systems)[-SYSTEMS:])
+        origin = self.origin if before is None else (before.origin or self.origin)
+        kept = replace(self, systems=(*systems, *self.systems)[-SYSTEMS:], origin=origin)
         write_record(folder / TRACKED, asdict(kept))
 
 

@@ -21,14 +21,16 @@ def points_of(
     curves: Mapping[str, Curve],
     timestamp_ms: int,
     step: int = 0,
+    times: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Metric]:
-    """Return metrics and curves as MLflow's metrics, all of one time.
+    """Return metrics and curves as MLflow's metrics.
 
     Args:
         metrics: one number each.
         curves: numbers over steps; a sequence has the steps 0, 1, ..., a mapping names them.
-        timestamp_ms: of all of them, in milliseconds since 1970.
+        timestamp_ms: when they were known, in milliseconds since 1970.
         step: of the metrics that have one number.
+        times: when each point of a curve was known, for those whose points have times of their own.
     """
     from mlflow.entities import Metric
 
@@ -37,7 +39,10 @@ def points_of(
         steps: Iterable[tuple[int, float]] = (
             curve.items() if isinstance(curve, Mapping) else enumerate(curve)
         )
-        points.extend(Metric(key, float(value), timestamp_ms, step) for step, value in steps)
+        own = (times or {}).get(key, ())
+        for place, (step, value) in enumerate(steps):
+            known = own[place] if place < len(own) else timestamp_ms
+            points.append(Metric(key, float(value), known, step))
     return points
 
 

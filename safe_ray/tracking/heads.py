@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 HEAD_FOLDER = "head"
 
 
-def store_head(client: MlflowClient, known: Known, head: Path) -> None:
-    """Make a head's files the artifact `head/` of a run.
+def store_head(client: MlflowClient, known: Known, head: Path, place: str = HEAD_FOLDER) -> None:
+    """Make a head's files an artifact of a run, by default `head/`.
 
     Raises:
         InputError: what the server calls the place of the run's artifacts is none of the run's own.
     """
-    folder = _local_folder(known)
+    folder = local_folder(known.artifact_uri, known.run_id)
     if folder is None:
-        client.log_artifacts(known.run_id, str(head), HEAD_FOLDER)
+        client.log_artifacts(known.run_id, str(head), place)
     else:
-        _link_files(head, folder / HEAD_FOLDER)
+        link_files(head, folder / place)
 
 
 def mend_head(known: Known, head: Path) -> None:
@@ -40,9 +40,9 @@ def mend_head(known: Known, head: Path) -> None:
     Raises:
         InputError: see `store_head`.
     """
-    folder = _local_folder(known)
+    folder = local_folder(known.artifact_uri, known.run_id)
     if folder is not None and _has_old_links(head, folder / HEAD_FOLDER):
-        _link_files(head, folder / HEAD_FOLDER)
+        link_files(head, folder / HEAD_FOLDER)
 
 
 def digest_of(content: bytes) -> str:
@@ -57,20 +57,27 @@ def folder_digest(folder: Path) -> str:
     return digest_of("\n".join(lines).encode())
 
 
-def _local_folder(known: Known) -> Path | None:
-    """Return the folder of a run's artifacts; None if they lie elsewhere than on this machine.
+def local_folder(artifact_uri: str, owner: str) -> Path | None:
+    """Return the folder of a run's or a model's artifacts; None if they lie on another machine.
 
-    A server that could name any folder could have files written into it. MLflow gives each run a
-    folder of its own, that has the run's id in its path.
+    A server that could name any folder could have files written into it. MLflow gives each run and
+    each model a folder of its own, that has its id in its path.
+
+    Args:
+        artifact_uri: what the server calls the place.
+        owner: the id of the run or the model.
+
+    Raises:
+        InputError: the place is none of its own.
     """
-    parts = urlsplit(known.artifact_uri)
+    parts = urlsplit(artifact_uri)
     if parts.scheme not in ("", "file"):
         return None
-    folder = Path(url2pathname(parts.path) if parts.scheme else known.artifact_uri)
-    if not is_plain_name(known.run_id) or ".." in folder.parts or known.run_id not in folder.parts:
+    folder = Path(url2pathname(parts.path) if parts.scheme else artifact_uri)
+    if not is_plain_name(owner) or ".." in folder.parts or owner not in folder.parts:
         raise InputError(
-            f"MLflow names {known.artifact_uri!r} as the place of the artifacts of run "
-            f"{known.run_id!r}, which is no folder of this run alone: put the server right."
+            f"MLflow names {artifact_uri!r} as the place of the artifacts of {owner!r}, which is "
+            "no folder of its own: put the server right."
         )
     return folder if folder.is_absolute() and parts.netloc in ("", "localhost") else None
 
@@ -87,15 +94,18 @@ def _has_old_links(source: Path, target: Path) -> bool:
     return False
 
 
-def _link_files(source: Path, target: Path) -> None:
+def link_files(source: Path, target: Path) -> None:
     """Put the files of one folder into another without a second copy on the same disk.
 
     Heads are never changed in place, so that a hard link is as good as a copy.
     """
-    target.mkdir(parents=True, exist_ok=True)
-    for file in source.iterdir():
-        temporary = target / f".{file.name}.{threading.get_ident()}.{uuid.uuid4().hex[:8]}"
+    for file in sorted(source.rglob("*")):
+        if not file.is_file():
+            continue
+        place = target / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_name(f".{file.name}.{threading.get_ident()}.{uuid.uuid4().hex[:8]}")
         link_or_copy(file, temporary)
         # rename(2) leaves both names when they are already links to one file.
-        temporary.replace(target / file.name)
+        temporary.replace(place)
         temporary.unlink(missing_ok=True)

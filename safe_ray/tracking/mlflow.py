@@ -1,21 +1,23 @@
-"""A sweep in MLflow: one experiment, a run a task, a child run a candidate head.
+"""A sweep in MLflow: a run a task, a child run a candidate head, in the project's experiment.
 
-    experiment
-      run "system"                    kind sweep: versions and devices, as parameters
+    experiment <project>
       run <task>                      kind task: the winner, the test report, artifact head/
         run <candidate>               kind candidate: hyper-parameters, curves, artifact head/
-    registered model <sweep>-<task>   one version, the winner's head, with the alias `best`
+      model                           of the winner; see `safe_ray.tracking.models`
+    experiment <project>-systems
+      run "system"                    kind sweep: versions and devices, as parameters
+    registered model <backbone, data set, shots>, a version a winner, with the alias `best`
 
-The facts of the system stand on a run of their own and not in the experiment's tags: MLflow shows
-a run's parameters as a table that can be searched and compared between two machines, and an
-experiment's tags as a row of chips cut off at the window's edge. Runs of tasks stay at the top
-level, so that the run list is the list of tasks.
+The facts of the system stand on runs and not in the experiment's tags: MLflow shows a run's
+parameters as a table that can be searched and compared between two machines, and an experiment's
+tags as a row of chips cut off at the window's edge. Runs of tasks stay at the top level, so that
+the run list is the list of tasks.
 
 Whatever moment the driver is killed at, the same calls again leave the same runs. Three things
 make that so: a run is created in one transaction together with the tags that it is found by; it is
 marked as ended only after all else is written, so that a run which is still "running" is known to
-be half-written and is completed; and every metric of a run carries the time at which the run
-began, so that the database recognises a row that it already has.
+be half-written and is completed; and every metric carries the time at which it was measured, as the
+sweep's files have it, so that the database recognises a row that it already has.
 
 Only `MlflowClient` is used: the fluent interface keeps a stack of active runs a thread and obeys
 MLFLOW_RUN_ID, both of which would move results into somebody else's run.
@@ -23,60 +25,50 @@ MLFLOW_RUN_ID, both of which would move results into somebody else's run.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from safe_ray.errors import InputError
 from safe_ray.tracking.batches import Curve, log_batches, points_of
 from safe_ray.tracking.connection import (
-    AwayError,
     alone_with_database,
     check_reachable,
-    displayed,
-    failures,
-    first_line,
     normalise_uri,
     prepare_environment,
     quiet_migration,
-    without_password,
 )
-from safe_ray.tracking.experiments import open_experiment
-from safe_ray.tracking.heads import HEAD_FOLDER, digest_of, folder_digest, mend_head, store_head
+from safe_ray.tracking.experiments import (
+    NOTE,
+    open_experiment,
+    systems_of,
+    tags_of_results,
+    tags_of_systems,
+)
+from safe_ray.tracking.heads import digest_of, mend_head, store_head
+from safe_ray.tracking.inputs import DataInput, linked, log_inputs
+from safe_ray.tracking.models import Candidate, log_model, register
 from safe_ray.tracking.runs import (
     BEGUN,
     CANDIDATE,
     FACTS,
-    HEAD_DIGEST,
     KIND,
     PARENT_RUN,
-    RUN,
     SWEEP,
     TASK,
     Known,
     find_runs,
     known_of,
-    pages,
-    quoted,
     without_params_of_ended,
 )
+from safe_ray.tracking.telling import telling
+from safe_ray.tracking.times import UNKNOWN, Load, Span
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 Heads = Literal["all", "best", "none"]
-
-_VERSIONS_A_PAGE = 100
-_REFUSALS = (400, 404, 409, 422)
-"""The statuses that say that a request will never do; with any other it may do later."""
-
-
-def model_name(sweep: str, task_id: str) -> str:
-    """Return the name of a task's registered model, without what a `models:/` URI cannot hold."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"safe_ray-{sweep}-{task_id}").strip("-")
 
 
 class Tracker:
@@ -84,13 +76,14 @@ class Tracker:
 
     Args:
         uri: any tracking URI; a relative SQLite path starts at the working directory.
-        experiment: name of the experiment, one a sweep.
+        experiment: name of the experiment, which sweeps may share.
         sweep: name of the sweep; runs are found again by it.
         heads: which heads are stored as artifacts. `all`: of every candidate and the winner;
             `best`: of the winner; `none`: of nobody, and no model is registered either.
         begun: tells the sweep from an earlier one of its name, whose runs are left alone.
         artifact_root: folder or URI for a new experiment's artifacts. None: `mlartifacts/` beside a
             SQLite database, otherwise what the server chooses.
+        source: tags of every run: who ran the sweep, and how (see `safe_ray.tracking.source`).
 
     Attributes:
         uri: the tracking URI with an absolute path, as `mlflow ui --backend-store-uri` takes it.
@@ -109,6 +102,7 @@ class Tracker:
         heads: Heads = "all",
         artifact_root: str | None = None,
         begun: str = "",
+        source: Mapping[str, str] | None = None,
     ) -> None:
         self.uri = normalise_uri(uri)
         self.experiment = experiment
@@ -116,6 +110,7 @@ class Tracker:
         self.heads = heads
         self.artifact_root = artifact_root
         self.begun = begun
+        self.source = dict(source or {})
         self.experiment_id = ""
         self._client: MlflowClient | None = None
         self._tasks: dict[str, Known] = {}
@@ -131,7 +126,8 @@ class Tracker:
 
         if not self.uri.startswith("http"):
             import mlflow.store.model_registry.sqlalchemy_store
-            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+            import mlflow.store.tracking.sqlalchemy_store
+        import mlflow.pyfunc  # noqa: F401
 
     def open(self, say: Callable[[str], None] | None = None) -> None:
         """Reach the server or database, create the experiment, find the runs there are.
@@ -160,27 +156,60 @@ class Tracker:
 
             client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             self.experiment_id = open_experiment(
-                client, self.experiment, self.uri, self.artifact_root
+                client, self.experiment, self.uri, self.artifact_root, tags_of_results()
             )
             runs = find_runs(client, self.experiment_id, {**self._own, KIND: "task"})
             # MLflow lists the newest first: where a duplicate was made by hand, the oldest counts.
             self._tasks = {run.data.tags[TASK]: known_of(run) for run in runs}
         self._client = client
 
-    def log_system(self, facts: Mapping[str, str]) -> None:
+    def log_system(self, facts: Mapping[str, str], load: Load | None = None) -> str:
         """Record versions and devices, once: the same facts again find the run that holds them.
 
         Other facts, after an upgrade or on another machine, get a run of their own.
+
+        Args:
+            facts: by their names.
+            load: of the driver's machine, so far.
+
+        Returns:
+            The id of the run.
         """
-        digest = digest_of(json.dumps(dict(facts), sort_keys=True).encode())
         client = self._opened()
         with self._telling("record the system's versions"):
-            wanted = {SWEEP: self.sweep, KIND: "sweep", FACTS: digest}
-            found = find_runs(client, self.experiment_id, wanted)
-            known = known_of(found[-1]) if found else self._create("system", wanted)
+            known = self._system_run(client, facts)
+            points = [] if load is None else points_of({}, load.curves, 0, times=load.times)
+            if points or not known.ended:
+                log_batches(client, known, facts, points)
             if not known.ended:
-                log_batches(client, known, facts, [])
                 client.set_terminated(known.run_id, "FINISHED")
+        return known.run_id
+
+    def log_page(self, facts: Mapping[str, str], file: Path) -> None:
+        """Store a file, such as the report as a page, with the run that holds these facts.
+
+        A file of the same name takes the place of an earlier one.
+        """
+        client = self._opened()
+        with self._telling("store the report"):
+            if file.is_file():
+                client.log_artifact(self._system_run(client, facts).run_id, str(file))
+
+    def _system_run(self, client: MlflowClient, facts: Mapping[str, str]) -> Known:
+        digest = digest_of(json.dumps(dict(facts), sort_keys=True).encode())
+        # It is opened late: a sweep without results needs none.
+        experiment_id = open_experiment(
+            client,
+            systems_of(self.experiment),
+            self.uri,
+            self.artifact_root,
+            tags_of_systems(self.experiment),
+        )
+        wanted = {SWEEP: self.sweep, KIND: "sweep", FACTS: digest}
+        found = find_runs(client, experiment_id, wanted)
+        if found:
+            return known_of(found[-1])
+        return self._create(self.sweep, wanted, experiment_id=experiment_id)
 
     def start_task(
         self,
@@ -188,17 +217,30 @@ class Tracker:
         name: str,
         tags: Mapping[str, str],
         params: Mapping[str, Any],
+        inputs: Sequence[DataInput] = (),
+        span: Span = UNKNOWN,
     ) -> str:
-        """Return the id of the task's run, which is created unless the sweep has it already."""
+        """Return the id of the task's run, which is created unless the sweep has it already.
+
+        Args:
+            task_id: unique within the sweep.
+            name: what the run is called in the UI.
+            tags: data set, shots, seed, backbone, ...
+            params: how the task was posed.
+            inputs: its data sets.
+            span: when its first bank began, if that is known.
+        """
         client = self._opened()
         with self._telling(f"start the run of {task_id}"):
             known = self._tasks.get(task_id)
             if known is None:
                 own = {**self._own, KIND: "task", TASK: task_id}
-                known = self._create(name, {**tags, **own})
+                known = self._create(name, {**tags, **own}, span)
                 self._tasks[task_id] = known
                 self._candidates[task_id] = {}
             log_batches(client, known, params, [])
+            if not known.ended:
+                log_inputs(client, known.run_id, inputs)
         return known.run_id
 
     def log_candidate(
@@ -212,6 +254,9 @@ class Tracker:
         curves: Mapping[str, Curve],
         head: Path | None,
         failed: bool = False,
+        span: Span = UNKNOWN,
+        times: Mapping[str, Sequence[int]] | None = None,
+        running: bool = False,
     ) -> str:
         """Record one candidate head as a child run of its task, and return the run's id.
 
@@ -226,6 +271,9 @@ class Tracker:
                 The names must differ from those of `metrics`. NaN is kept as NaN.
             head: the folder that is stored as artifact `head/` when all heads are, or None.
             failed: the candidate diverged; its run ends as FAILED.
+            span: when its bank began and ended.
+            times: when the points of a curve were known, by the name of the curve.
+            running: it is still being trained; what is known so far is written.
         """
         client = self._opened()
         task = self._task(task_id)
@@ -244,15 +292,30 @@ class Tracker:
                     CANDIDATE: candidate_id,
                     PARENT_RUN: task.run_id,
                 }
-                known = self._create(name, {**tags, **own})
+                known = self._create(name, {**tags, **own}, span)
                 children[candidate_id] = known
-            log_batches(client, known, params, points_of(metrics, curves, known.start_ms))
+            points = points_of(metrics, curves, span.ended or known.start_ms, times=times)
+            fresh = [each for each in points if (each.key, each.step) not in known.sent]
+            log_batches(client, known, params, fresh)
+            if running:
+                known.sent |= {(each.key, each.step) for each in fresh}
+                return known.run_id
             if head is not None and self.heads == "all":
                 store_head(client, known, head)
-            client.set_terminated(known.run_id, "FAILED" if failed else "FINISHED")
+            client.set_terminated(
+                known.run_id, "FAILED" if failed else "FINISHED", end_time=span.ended
+            )
             known.ended = True
             children[candidate_id] = without_params_of_ended(known)
         return known.run_id
+
+    def abandon_candidate(self, task_id: str, candidate_id: str) -> None:
+        """End the run of a candidate whose bank was given up; a later sweep may complete it."""
+        client = self._opened()
+        with self._telling(f"end the candidate {candidate_id} of {task_id}"):
+            known = self._children(client, task_id).get(candidate_id)
+            if known is not None and not known.ended:
+                client.set_terminated(known.run_id, "KILLED")
 
     def finish_task(
         self,
@@ -260,32 +323,51 @@ class Tracker:
         metrics: Mapping[str, float],
         params: Mapping[str, Any],
         head: Path | None,
-        model_name: str | None,
-        alias: str = "best",
+        winner: Candidate | None,
         step: int = 0,
+        span: Span = UNKNOWN,
+        inputs: Sequence[DataInput] = (),
+        note: Callable[[str, str | None], str] | None = None,
     ) -> str:
         """Record a task's result, register the winner's head, and return the id of the task's run.
 
         The metrics have a step, the number of candidates that the winner was chosen from, because
-        a sweep can be given more: MLflow then shows the latest, and keeps those before it.
+        a sweep can be given more: MLflow then shows the latest, and keeps those before it. Those
+        that begin with the name of a data set's use are linked with it, and with the model.
 
-        The registered model's version is the artifact `head/` of the task's run, and carries the
-        head's digest: the same head again is the same version. It has no MLmodel file: downloading
-        a version needs none, and no flavour of MLflow could run a head without its backbone.
-        Without a `model_name` the head is stored and nothing is registered; without a head there is
-        nothing to store.
+        The head is the artifact `head/` of the task's run. A version of the registered model
+        carries the head's digest: the same head of the same run again is the same version.
+
+        Args:
+            task_id: a task that `start_task` was called for.
+            metrics: one number each.
+            params: more parameters.
+            head: the folder of the winner's head; None if there is nothing to store.
+            winner: what is registered, if anything.
+            step: see above.
+            span: when its last bank ended.
+            inputs: its data sets.
+            note: makes what MLflow's page of the run says, of the experiment's id and the version
+                that was registered.
         """
         client = self._opened()
         known = self._task(task_id)
+        kept = head is not None and self.heads != "none"
         with self._telling(f"record the result of {task_id}"):
-            log_batches(client, known, params, points_of(metrics, {}, known.start_ms, step))
-            if head is None or self.heads == "none":
-                pass
-            elif model_name is not None:
-                self._register(client, known, head, model_name, alias)
-            else:
+            model_id = None
+            if kept and winner is not None:
+                model_id = log_model(client, self.experiment_id, known, winner)
+            points = points_of(metrics, {}, span.ended or known.start_ms, step)
+            log_inputs(client, known.run_id, inputs)
+            log_batches(client, known, params, linked(points, inputs, model_id))
+            version = None
+            if kept and winner is not None:
+                version = register(client, known, winner, model_id)
+            elif kept and head is not None:
                 store_head(client, known, head)
-            client.set_terminated(known.run_id, "FINISHED")
+            if note is not None:
+                client.set_tag(known.run_id, NOTE, note(self.experiment_id, version))
+            client.set_terminated(known.run_id, "FINISHED", end_time=span.ended)
             known.ended = True
         return known.run_id
 
@@ -327,80 +409,20 @@ class Tracker:
             }
         return self._candidates[task_id]
 
-    def _create(self, name: str, tags: Mapping[str, str]) -> Known:
+    def _create(
+        self,
+        name: str,
+        tags: Mapping[str, str],
+        span: Span = UNKNOWN,
+        experiment_id: str | None = None,
+    ) -> Known:
         run = self._opened().create_run(
-            self.experiment_id,
-            tags={key: str(value) for key, value in tags.items()},
+            experiment_id or self.experiment_id,
+            start_time=span.began,
+            tags={key: str(value) for key, value in {**self.source, **tags}.items()},
             run_name=name,
         )
         return known_of(run)
 
-    def _register(
-        self, client: MlflowClient, known: Known, head: Path, name: str, alias: str
-    ) -> None:
-        digest = folder_digest(head)
-        same: str | None = None
-        for version in self._versions(client, name, known.run_id):
-            if version.tags.get(HEAD_DIGEST) == digest:
-                same = version.version
-            else:
-                # Its artifact is about to be replaced: it would name a head that is no more.
-                client.delete_model_version(name, version.version)
-        if same is None:
-            store_head(client, known, head)
-            same = client.create_model_version(
-                name,
-                source=f"runs:/{known.run_id}/{HEAD_FOLDER}",
-                run_id=known.run_id,
-                tags={SWEEP: self.sweep, RUN: known.run_id, HEAD_DIGEST: digest},
-                await_creation_for=0,
-            ).version
-        else:
-            mend_head(known, head)
-        client.set_registered_model_alias(name, alias, str(same))
-
-    def _versions(self, client: MlflowClient, name: str, run_id: str) -> list[Any]:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            client.create_registered_model(name, tags={SWEEP: self.sweep})
-            return []
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        versions: list[Any] = []
-        token: str | None = None
-        for _ in pages():
-            page = client.search_model_versions(
-                f"name = {quoted(name)}", max_results=_VERSIONS_A_PAGE, page_token=token
-            )
-            versions.extend(version for version in page if version.tags.get(RUN) == run_id)
-            token = page.token
-            if not token:
-                break
-        return versions
-
-    @contextlib.contextmanager
-    def _telling(self, what: str) -> Iterator[None]:
-        """Turn whatever MLflow, its server or its disk does wrong into one sentence."""
-        try:
-            yield
-        except failures() as error:
-            kind = InputError if _is_refusal(error) else AwayError
-            raise kind(
-                f"MLflow at {displayed(self.uri)} could not {what} "
-                f"({without_password(first_line(error), self.uri)}): see to it that it answers, "
-                "and that this user may write there."
-            ) from error
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether MLflow itself answered, and said that it will not take a request as it is."""
-    from mlflow.exceptions import MlflowException, RestException
-
-    if not isinstance(error, MlflowException):
-        return False
-    answered = isinstance(error, RestException) or error.__cause__ is None
-    # What stands between may answer with pages of its own, while MLflow is away.
-    words = str(error).startswith("API request to endpoint")
-    return answered and not words and error.get_http_status_code() in _REFUSALS
+    def _telling(self, what: str) -> AbstractContextManager[None]:
+        return telling(self.uri, what)

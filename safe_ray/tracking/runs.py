@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from safe_ray.errors import InputError
@@ -29,13 +29,18 @@ _ENDED = {"FINISHED", "FAILED"}
 
 @dataclass(slots=True)
 class Known:
-    """What is known of a run without asking again."""
+    """What is known of a run without asking again.
+
+    Attributes:
+        sent: key and step of the points that MLflow was given while the run went on.
+    """
 
     run_id: str
     start_ms: int
     artifact_uri: str
     ended: bool
     params: frozenset[str]
+    sent: set[tuple[str, int]] = field(default_factory=set)
 
 
 def known_of(run: Run) -> Known:
@@ -51,7 +56,7 @@ def known_of(run: Run) -> Known:
 
 def without_params_of_ended(known: Known) -> Known:
     """Forget what an ended candidate is not asked for again: there are very many of them."""
-    return replace(known, params=frozenset()) if known.ended else known
+    return replace(known, params=frozenset(), sent=set()) if known.ended else known
 
 
 def find_runs(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> list[Run]:

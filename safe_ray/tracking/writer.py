@@ -21,6 +21,7 @@ OPEN_SECONDS = 5.0
 """How long a sweep that begins waits for a server, so as to say at once that it is away."""
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 60.0
 _MENTIONED_SECONDS = 5.0
+_IDLE_SECONDS = 10.0
 
 
 def _say_on_stderr(sentence: str) -> None:
@@ -67,6 +68,7 @@ class BackgroundTracker:
         self._refused = 0
         self._to_say: deque[str] = deque()
         self._run_ids: dict[str, str] = {}
+        self._idle: Record | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
 
     @property
@@ -103,6 +105,16 @@ class BackgroundTracker:
             self._queue.append(record)
             self._changed.notify_all()
         self._tell()
+
+    def when_idle(self, record: Record) -> None:
+        """Write a record every few seconds while nothing is queued and MLflow answers.
+
+        It shows what is going on. A later record holds all of it: nothing is said of it, and
+        nothing is missing, if MLflow does not take it.
+        """
+        with self._changed:
+            self._idle = record
+            self._changed.notify_all()
 
     def run_id(self, task_id: str) -> str | None:
         """Return the id of a task's run, or None if MLflow has not heard of the task yet."""
@@ -154,10 +166,19 @@ class BackgroundTracker:
         pause = _FIRST_PAUSE
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closing)
-                if self._dropping or not self._queue:
+                idle = None
+                if not self._changed.wait_for(
+                    lambda: self._queue or self._closing,
+                    None if self._idle is None else _IDLE_SECONDS,
+                ):
+                    idle = self._idle
+                elif self._dropping or not self._queue:
                     return
-                record, last_try = self._queue[0], self._closing
+                else:
+                    record, last_try = self._queue[0], self._closing
+            if idle is not None:
+                self._show(idle)
+                continue
             if self._write(record):
                 pause = _FIRST_PAUSE
                 with self._changed:
@@ -195,6 +216,14 @@ class BackgroundTracker:
             break
         self._note_back()
         return True
+
+    def _show(self, record: Record) -> None:
+        try:
+            self.tracker.open()
+            record(self.tracker)
+        except Exception:
+            # The next real record meets the same, and says it.
+            self._forget()
 
     def _forget(self) -> None:
         self._run_ids |= self.tracker.known_runs()

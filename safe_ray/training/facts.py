@@ -20,7 +20,7 @@ from safe_ray.files import as_kind, damaged, read_record, replacing, write_recor
 from safe_ray.heads.selection import ChooseBy, Rule
 from safe_ray.outside import GIB, check_file, is_module_name, is_plain_name
 from safe_ray.poolings import Pooling, from_json
-from safe_ray.specs import MethodGroup, Metric, Task
+from safe_ray.specs import MethodGroup, Metric, Selection, Task
 from safe_ray.training.maps import Pin
 
 CLASSIFIER = "classifier.safetensors"
@@ -47,8 +47,9 @@ class TaskFacts:
         support_labels: class indices of the support set.
         validation: sample digests of the validation samples (empty under the selection `cross`).
         validation_labels: class indices of the validation samples.
-        selection: `coop` and `full` validate on the validation samples (a few a class, or the whole
-            split), `cross` on folds of the support set.
+        selection: `coop`, `full` and `held_out` validate on the validation samples (a few a class,
+            the whole split, or a share of the training images), `cross` on folds of the support
+            set.
         folds: folds of the support set under the selection `cross`.
         metric: of the validation samples, that the person asks for.
         choose_by: how a candidate and its knobs are chosen (see `safe_ray.heads.selection.Rule`).
@@ -61,6 +62,7 @@ class TaskFacts:
         map_budget: bytes of maps that a worker may have in memory when it streams them.
         precision: the pooling's arithmetic in a training step.
         compiled: whether a step on a GPU is compiled.
+        cautious: whether a winner whose gain is not shown gives way to zero-shot.
     """
 
     task: Task
@@ -75,7 +77,7 @@ class TaskFacts:
     support_labels: tuple[int, ...]
     validation: tuple[str, ...]
     validation_labels: tuple[int, ...]
-    selection: Literal["coop", "cross", "full"]
+    selection: Selection
     folds: int
     metric: Metric
     choose_by: ChooseBy
@@ -88,6 +90,7 @@ class TaskFacts:
     map_budget: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     compiled: bool = False
+    cautious: bool = False
 
     @property
     def validation_count(self) -> int:

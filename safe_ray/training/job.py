@@ -6,6 +6,7 @@ the driver may die at any point and the next one goes on from the last checkpoin
 
     tasks/<task>/task.json, classifier.safetensors             what the driver wrote
     banks/<task>/<group>/<bank>/checkpoint.safetensors         while it trains
+    banks/<task>/<group>/<bank>/diary.json                     how far it has come
     banks/<task>/<group>/<bank>/candidate-<slot>-<method>/     what each fitted method keeps
     banks/<task>/<group>/<bank>/outcome.json                   last, when all else is in place
 
@@ -30,6 +31,7 @@ from safe_ray.poolings.base import HeadState, Pooling
 from safe_ray.poolings.low_rank import LowRank, beginning, weights_of, with_factors
 from safe_ray.specs import MethodGroup, MethodSpec, Values
 from safe_ray.training.checkpoint import goes_on, load_state, save_state
+from safe_ray.training.diary import DIARY, Keeper
 from safe_ray.training.facts import TaskFacts, load_classifier, load_pooling
 from safe_ray.training.folds import fold_of
 from safe_ray.training.judging import Judged, judge_candidates
@@ -46,6 +48,7 @@ from safe_ray.training.maps import MapSource, resident_maps
 from safe_ray.training.members import QUANTITIES, Member, MemberState, TrainingState
 from safe_ray.training.outcome import OUTCOME, BankOutcome, CandidateOutcome, Fit
 from safe_ray.training.streaming import StreamedMaps
+from safe_ray.usage import Sampler, probe_of_machine
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -61,6 +64,7 @@ class BankJob:
         bank: 0 for the group's first bank.
         candidates: what the heads are trained with, or what methods without heads are fitted with.
         checkpoint_seconds: the least time between two checkpoints.
+        measured: whether the load of the machine is sampled meanwhile.
     """
 
     sweep: str
@@ -69,6 +73,7 @@ class BankJob:
     bank: int
     candidates: tuple[Values, ...]
     checkpoint_seconds: float = 60.0
+    measured: bool = False
 
     @property
     def task_folder(self) -> Path:
@@ -157,11 +162,46 @@ def run_bank(
     found = parallel.share(find, digest_json([job.digest, asdict(facts)]))
     if found.finished:
         return
-    state = TrainingState(0, [])
-    if group.trained:
-        state = _train(job, facts, group, device, found.state, shard, parallel, on_progress)
     if not parallel.is_first:
+        _train(job, facts, group, device, found.state, shard, parallel, on_progress)
         return
+    keeper = Keeper.open(job.folder, job.digest)
+    with Sampler(probe=probe_of_machine() if job.measured else None) as sampler:
+        keeper.measure(sampler)
+        outcomes = _trained_and_judged(
+            job, facts, group, device, found.state, shard, parallel, on_progress, keeper
+        )
+        seconds = time.monotonic() - began
+        BankOutcome(
+            job.task_id,
+            job.group,
+            job.bank,
+            facts.validation_count,
+            seconds,
+            tuple(outcomes),
+            keeper.began,
+            round(time.time(), 3),
+            tuple(keeper.epochs),
+            keeper.usage(),
+        ).save(job.folder)
+    checkpoint.unlink(missing_ok=True)
+    (job.folder / DIARY).unlink(missing_ok=True)
+
+
+def _trained_and_judged(
+    job: BankJob,
+    facts: TaskFacts,
+    group: MethodGroup,
+    device: torch.device,
+    found: TrainingState | None,
+    shard: SupportShard | None,
+    parallel: Parallel,
+    on_progress: Callable[[float], None] | None,
+    keeper: Keeper,
+) -> list[CandidateOutcome]:
+    """Train a bank on its first worker, and return what became of its candidates."""
+    keeper.write([])
+    state = _train(job, facts, group, device, found, shard, parallel, on_progress, keeper)
     original = load_pooling(Path(job.sweep))
     heads = [member.head for member in state.members]
     judged = judge_candidates(
@@ -180,11 +220,7 @@ def run_bank(
         failed = any(member.failed for member in members)
         fits = {} if failed else _save(job, facts, slot, losses, methods, group.methods)
         outcomes.append(CandidateOutcome(slot, values, failed or not fits, losses, fits))
-    seconds = time.monotonic() - began
-    BankOutcome(
-        job.task_id, job.group, job.bank, facts.validation_count, seconds, tuple(outcomes)
-    ).save(job.folder)
-    checkpoint.unlink(missing_ok=True)
+    return outcomes
 
 
 def _train(
@@ -196,8 +232,14 @@ def _train(
     shard: SupportShard | None,
     parallel: Parallel,
     on_progress: Callable[[float], None] | None,
+    keeper: Keeper | None = None,
 ) -> TrainingState:
-    """Train the bank's heads, from what an earlier attempt has left."""
+    """Train the bank's heads, from what an earlier attempt has left.
+
+    Nothing is trained for methods that tune no pooling.
+    """
+    if not group.trained:
+        return TrainingState(0, [])
     original = load_pooling(Path(job.sweep))
     members = bank_members(facts, job.candidates)
     pooling: Pooling = facts.pool()
@@ -217,9 +259,20 @@ def _train(
     if found is not None and not goes_on(found, start, moving):
         found = None
 
+    count = len(job.candidates)
+    if keeper is not None:
+        keeper.begin((found or start).epoch)
+
     def tell(epoch: int) -> None:
+        if keeper is not None:
+            keeper.end_epoch()
         if on_progress is not None:
             on_progress(epoch / longest)
+
+    def keep(state: TrainingState) -> None:
+        save_state(job.folder / CHECKPOINT, state, job.digest)
+        if keeper is not None:
+            keeper.write([member.losses for member in state.members[:count]])
 
     return train_bank(
         members,
@@ -238,7 +291,7 @@ def _train(
             shared,
         ),
         parallel,
-        on_checkpoint=lambda kept: save_state(job.folder / CHECKPOINT, kept, job.digest),
+        on_checkpoint=keep,
         checkpoint_seconds=job.checkpoint_seconds,
         on_epoch=tell,
         start=original if any(member.is_held for member in members) else None,
@@ -280,6 +333,16 @@ def _save(
     return fits
 
 
+def describe_method(spec: MethodSpec) -> dict[str, Any]:
+    """Return what a head's card says of its method."""
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "module": spec.module,
+        "options": dict(spec.options),
+    }
+
+
 def _card(
     facts: TaskFacts,
     spec: MethodSpec,
@@ -303,12 +366,7 @@ def _card(
     )
     return {
         **facts.card,
-        "method": {
-            "name": spec.name,
-            "title": spec.title,
-            "module": spec.module,
-            "options": dict(spec.options),
-        },
+        "method": describe_method(spec),
         # Where there is an alpha, readers of a head look for it here.
         **({"alpha": at["alpha"]} if "alpha" in at else {}),
         "knobs": dict(at),

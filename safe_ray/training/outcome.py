@@ -10,6 +10,7 @@ from pathlib import Path
 from safe_ray.files import as_kind, damaged, read_record, write_record
 from safe_ray.outside import is_plain_name
 from safe_ray.specs import KnobRow, Point, Values
+from safe_ray.usage import Sample, is_time
 
 OUTCOME = "outcome.json"
 
@@ -70,6 +71,10 @@ class BankOutcome:
         samples: how many samples the validation figures are over.
         seconds: how long it took.
         candidates: in the order of their slots.
+        began: when the first process began with it, in seconds since 1970; 0 if nobody knows.
+        ended: when its last candidate was judged; 0 if nobody knows.
+        epochs: when each epoch of the longest candidate ended.
+        usage: of the machine of its first worker.
     """
 
     task_id: str
@@ -78,6 +83,10 @@ class BankOutcome:
     samples: int
     seconds: float
     candidates: tuple[CandidateOutcome, ...]
+    began: float = 0.0
+    ended: float = 0.0
+    epochs: tuple[float, ...] = ()
+    usage: tuple[Sample, ...] = ()
 
     def save(self, folder: Path) -> None:
         """Write `outcome.json`; a loss that is not finite becomes null."""
@@ -117,6 +126,8 @@ class BankOutcome:
             and is_plain_name(self.group)
             and self.bank >= 0
             and self.samples >= 0
+            and all(map(is_time, (self.began, self.ended, *self.epochs)))
+            and all(each.is_sound for each in self.usage)
             and all(candidate.slot >= 0 for candidate in self.candidates)
             and all(fit.is_sound for each in self.candidates for fit in each.fits.values())
         )

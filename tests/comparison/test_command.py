@@ -15,6 +15,7 @@ from PIL import Image
 from safe_ray.comparison.command import main
 from safe_ray.comparison.references import load_reference
 from tests.comparison.results import DATASETS, record, records, written
+from tests.report.html.pages import check_accessible, read
 
 FILES = (
     "comparison.md",
@@ -24,6 +25,7 @@ FILES = (
     "accuracy_over_shots.svg",
     "critical_difference.png",
     "critical_difference.svg",
+    "report.html",
 )
 
 
@@ -119,7 +121,7 @@ def test_the_figures_are_pictures_and_the_same_every_time(sweeps, tmp_path: Path
         if name.endswith("png"):
             with Image.open(io.BytesIO(first)) as image:
                 assert np.asarray(image.convert("L")).std() > 5
-        else:
+        elif name.endswith("svg"):
             assert ET.fromstring(first).tag == "{http://www.w3.org/2000/svg}svg"
 
 
@@ -181,3 +183,16 @@ def test_it_is_a_command_of_the_package(sweeps, tmp_path: Path):
     assert "Difference to GDA" in done.stdout
     shown = subprocess.run([*command[:3], "--help"], capture_output=True, text=True, check=False)
     assert shown.stdout.startswith("usage: python -m safe_ray.report FOLDER...")
+
+
+def test_the_page_has_the_comparison_and_needs_nothing_else(sweeps, tmp_path: Path, capsys):
+    assert main([*sweeps, "--html", str(tmp_path / "mine.html")]) == 0
+    assert str(tmp_path / "mine.html") in capsys.readouterr().out
+    page = read((tmp_path / "mine.html").read_text())
+    check_accessible(page)
+    assert page.all("h1")[0].text == "3 sweeps compared"
+    drawn = [image.attributes["alt"] for image in page.all("img")]
+    assert drawn == ["Accuracy over shots", "Critical difference"]
+    markdown = (tmp_path / "outputs" / "comparison" / "comparison.md").read_text()
+    shown = [table.all("caption")[0].text for table in page.all("table")]
+    assert shown == [line[3:] for line in markdown.splitlines() if line.startswith("## ")]

@@ -5,9 +5,15 @@ from pathlib import Path
 import pytest
 
 from safe_ray.comparison.analysis import averages, ranking
-from safe_ray.comparison.figures import accuracy_figure, critical_difference_figure, styles
+from safe_ray.comparison.figures import (
+    accuracy_figure,
+    critical_difference_figure,
+    places_of,
+    styles,
+)
 from safe_ray.comparison.statistics import cliques
 from safe_ray.report.figures import render
+from safe_ray.specs import ALL_SHOTS
 from tests.comparison.results import records
 from tests.comparison.test_pairing import paired
 
@@ -61,3 +67,8 @@ def test_bars_join_what_does_not_differ_and_nothing_leaves_the_picture(tmp_path:
         box = text.get_window_extent()
         assert 0 <= box.x0 <= box.x1 <= width, text.get_text()
         assert 0 <= box.y0 <= box.y1 <= height, text.get_text()
+
+
+def test_all_images_stand_beside_the_most_shots():
+    assert places_of([1, 16, ALL_SHOTS]) == [1, 16, 32]
+    assert places_of([ALL_SHOTS]) == [2]

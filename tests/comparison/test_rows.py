@@ -62,7 +62,7 @@ def test_what_two_sweeps_have_alike_is_merged(tmp_path: Path):
 def test_what_two_sweeps_have_differently_is_refused(tmp_path: Path):
     first = read_rows(written(tmp_path / "a", [record("safe", 0.5)]))
     second = read_rows(written(tmp_path / "b", [record("safe", 0.51)]))
-    words = "a and b have different results of safe on birds at 1 shots, seed 1, .*0.5000 and 0.51"
+    words = "a and b have different results of safe on birds at 1 shot, seed 1, .*0.5000 and 0.51"
     with pytest.raises(InputError, match=words):
         merge([(Path("a"), first), (Path("b"), second)])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from safe_ray.data.episodes import CONVENTIONS, draw_episode
 from safe_ray.data.manifest import Manifest, load_manifest
 from safe_ray.data.readers.base import FILES_SCHEMA
 from safe_ray.errors import InputError
+from safe_ray.specs import ALL_SHOTS
 from tests.data.coop_tree import entries, write_coop
 
 
@@ -261,3 +262,37 @@ def test_episodes_of_coops_own_split_files(tmp_path, coop_split_text):
             train, validation = coop_episode(split, shots, seed)
             assert pairs(episode.train) == [(path, label) for path, label, _ in train]
             assert pairs(episode.validation) == [(path, label) for path, label, _ in validation]
+
+
+UNEQUAL = {
+    "train": [(f"{label}/{n}.png", label) for label in (1, 0) for n in range(35 - 20 * label)]
+}
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_all_shots_are_the_whole_train_split_in_its_order(convention):
+    split = {**UNEQUAL, "val": [("v.png", 0)]}
+    episode = draw_episode(manifest_of(split), ALL_SHOTS, seed=1, convention=convention, full=True)
+    assert pairs(episode.train) == split["train"]
+    assert pairs(episode.validation) == split["val"]
+    without = draw_episode(manifest_of({**UNEQUAL, "val": []}), ALL_SHOTS, 1, convention)
+    assert (without.source, without.validation.num_rows) == ("none", 0)
+
+
+@pytest.mark.parametrize(("shots", "train"), [(ALL_SHOTS, {0: 28, 1: 12}), (16, {0: 16, 1: 12})])
+def test_a_fifth_of_each_class_is_held_out_and_the_shots_are_of_the_rest(shots, train):
+    manifest = manifest_of({**UNEQUAL, "val": [("v.png", 0)]})
+    episode = draw_episode(manifest, shots, seed=1, held_out=True)
+    assert Counter(label for _, label in pairs(episode.validation)) == {0: 7, 1: 3}
+    assert Counter(label for _, label in pairs(episode.train)) == train
+    assert not set(pairs(episode.train)) & set(pairs(episode.validation))
+    assert episode.source == "held_out"
+    other = draw_episode(manifest, shots, seed=2, held_out=True)
+    assert set(pairs(other.validation)) != set(pairs(episode.validation))
+
+
+def test_a_class_of_one_image_keeps_it_for_training():
+    split = {"train": [("a.png", 0), ("b.png", 1), ("c.png", 1)], "val": []}
+    episode = draw_episode(manifest_of(split), ALL_SHOTS, seed=1, held_out=True)
+    assert [label for _, label in pairs(episode.train)] == [0, 1]
+    assert [label for _, label in pairs(episode.validation)] == [1]

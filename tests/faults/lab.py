@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safe_ray.config.sweep import EXPERIMENT
 from tests.faults.world import (
     CANDIDATES,
     PROJECT,
@@ -223,7 +224,7 @@ class Lab:
     @property
     def experiment(self) -> str:
         named = [o for o in self.overrides if o.startswith("tracking.experiment=")]
-        return named[-1].partition("=")[2] if named else "trial"
+        return named[-1].partition("=")[2] if named else EXPERIMENT
 
     def abandon(self) -> None:
         """End what is still running."""

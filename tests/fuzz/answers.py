@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safe_ray.tracking.mlflow import Tracker
+from safe_ray.tracking.models import Candidate
 from tests.fuzz.reader import Reader
 
 TASK = "shapes-2shot-seed1"
@@ -128,7 +129,7 @@ def _read(folder: Path) -> None:
     tracker.start_task(TASK, TASK, {"shots": "2"}, {"views": 3})
     head = folder / "head"
     tracker.log_candidate(TASK, "two", "two", {}, {"lr": 1}, {"a": 0.5}, {"b": [0.1]}, head)
-    tracker.finish_task(TASK, {"test": 0.5}, {"lr": 1}, head, "m")
+    tracker.finish_task(TASK, {"test": 0.5}, {"lr": 1}, head, Candidate("m", None, head))
     tracker.close()
 
 

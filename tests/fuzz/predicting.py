@@ -13,10 +13,13 @@ import torch
 
 from safe_ray.backbones.openclip import load_backbone
 from safe_ray.data.prompts import render_prompts
+from safe_ray.exporting.bundle import write_bundle
 from safe_ray.files import digest_json
 from safe_ray.heads.artifact import CARD_FILE, WEIGHTS_FILE, save_head
+from safe_ray.prediction.bundle_files import RECORD
 from safe_ray.prediction.heads import find_head
 from safe_ray.prediction.images import find_pictures
+from safe_ray.prediction.models import load_model
 from safe_ray.prediction.predictor import Predictor
 from safe_ray.report.summary import write_summary
 from safe_ray.specs import BackboneSpec
@@ -78,6 +81,34 @@ def _sign_head(folder: Path) -> None:
         return
 
 
+def _make_bundle(folder: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="fuzz-sweep-") as sweep:
+        _make_sweep(Path(sweep))
+        predictor = Predictor.load(Path(sweep, "results", "head"))
+    write_bundle(folder / "bundle", predictor, "open_clip")
+
+
+def _read_bundle(folder: Path) -> torch.Tensor:
+    model = load_model(find_head(str(folder / "bundle")))
+    size = model.preprocessing.size
+    found = model.logits(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+    assert found.shape == (1, len(model.class_names))
+    return found
+
+
+def _sign_bundle(folder: Path) -> None:
+    file = folder / "bundle" / RECORD
+    try:
+        value = json.loads(file.read_bytes())
+        for name in value["files"]:
+            other = file.with_name(name)
+            value["files"][name] = {"sha256": sha256_of(other), "bytes": other.stat().st_size}
+        value.pop("digest", None)
+        file.write_text(json.dumps({**value, "digest": digest_json(value)}))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return
+
+
 def _make_lists(folder: Path) -> None:
     rows = [{"path": f"{number}.png", "class": CLASSES[number % 2]} for number in range(6)]
     lines = [f"{row['path']},{row['class']}" for row in rows]
@@ -102,5 +133,6 @@ def _read_lists(folder: Path) -> int:
 
 READERS = (
     Reader("predict", _make_sweep, _read_sweep, sign=_sign_head, share=2),
+    Reader("bundle", _make_bundle, _read_bundle, sign=_sign_bundle, share=1),
     Reader("images to predict", _make_lists, _read_lists, own=False, share=3),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,28 @@ from safe_ray.features.inventory import take_inventory
 from safe_ray.features.parts import DamagedPart, open_part, write_part
 from safe_ray.features.store import FeatureStore, StoreKey
 from safe_ray.features.verification import verify_stores
-from safe_ray.files import write_record
+from safe_ray.files import digest_json, write_record
 from safe_ray.heads.artifact import CARD_FILE, WEIGHTS_FILE, load_head, save_head
 from safe_ray.heads.optimiser import Moments
 from safe_ray.methods.base import make_method
+from safe_ray.report.confusion import Confusion, count_pairs, read_confusions, write_confusions
 from safe_ray.report.correct import Correct, read_correct, write_correct
+from safe_ray.report.looks import LookedAt, read_looks, write_looks
 from safe_ray.report.parquet import write_parquet
 from safe_ray.report.summary import read_summary, write_summary
 from safe_ray.search.choosing import choose
 from safe_ray.search.journal import Journal
 from safe_ray.search.searcher import JOB, read_candidates, size_of_first_bank
 from safe_ray.sweep.claim import claimed
+from safe_ray.sweep.driver_usage import USAGE, load_usage
 from safe_ray.sweep.frozen import compare, freeze
 from safe_ray.sweep.plan import decisions
+from safe_ray.tracking.times import Load
 from safe_ray.training.checkpoint import goes_on, load_state, save_state
+from safe_ray.training.diary import Diary
 from safe_ray.training.facts import TaskFacts, load_classifier, load_pooling
 from safe_ray.training.members import MemberState, TrainingState
+from safe_ray.usage import Sample
 from tests.fuzz.reader import Reader, sha256_of, sign_records
 from tests.heads.test_artifact import card
 from tests.report.results import result
@@ -50,6 +57,7 @@ CANDIDATES = [
     {"lr": 3e-4, "weight_decay": 0.1, "epochs": 7},
 ]
 KEY = StoreKey("trunk", {"size": 96}, "fp32", "1")
+FACTS = {"python": "3.11"}
 TOKENS, WIDTH, SAMPLES = 4, 8, 6
 
 
@@ -89,7 +97,12 @@ def _read_task(folder: Path) -> object:
 
 def _make_bank(folder: Path) -> None:
     bank = folder / "banks" / "task" / "safe" / "bank-000"
-    outcome_of(CANDIDATES, failed=(1,)).save(bank)
+    samples = (Sample(1e9, {"cpu_utilization_percentage": 50.0}),)
+    timed = replace(
+        outcome_of(CANDIDATES, failed=(1,)), began=1e9, ended=2e9, epochs=(1.5e9,), usage=samples
+    )
+    timed.save(bank)
+    Diary("0" * 16, 1e9, (1.5e9,), ((1.0, None), (2.0,)), samples).save(bank)
     write_record(bank / JOB, {"candidates": CANDIDATES})
 
 
@@ -99,6 +112,7 @@ def _read_bank(folder: Path) -> object:
     bank = folder / "banks" / "task" / "safe" / "bank-000"
     size_of_first_bank(folder)
     read_candidates(bank)
+    Diary.load(bank)
     outcome = BankOutcome.load(bank)
     if outcome is None:
         return None
@@ -106,6 +120,15 @@ def _read_bank(folder: Path) -> object:
     if choice is not None and choice.winner.folder is not None:
         assert os.path.normpath(choice.winner.folder).startswith(f"{folder}/banks/")
     return choice
+
+
+def _make_usage(folder: Path) -> None:
+    samples = (Sample(1e9, {"cpu_utilization_percentage": 50.0}),) * 2
+    write_record(folder / USAGE, {"systems": {digest_json(FACTS): [asdict(s) for s in samples]}})
+
+
+def _read_usage(folder: Path) -> object:
+    return Load.of(load_usage(folder, FACTS))
 
 
 def _make_journal(folder: Path) -> None:
@@ -283,6 +306,19 @@ def _make_correct(folder: Path) -> None:
     write_correct(rows, folder)
 
 
+def _make_confusions(folder: Path) -> None:
+    pairs = count_pairs(np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2]), 3)
+    names = ("cat", "dog", "hen")
+    write_confusions([Confusion("pets", 1, 2, m, names, *pairs) for m in ("safe", "x")], folder)
+
+
+def _make_looks(folder: Path) -> None:
+    weights = np.full((2, 2), 0.25, np.float32)
+    said = ("dog", 0.5, "cat", 0.75)
+    row = LookedAt("pets", 1, 2, "safe", "0.png", "cat", *said, weights, weights, b"RIFF")
+    write_looks([row, row], folder)
+
+
 def _make_results(folder: Path) -> None:
     results = [result(), result(dataset="pets", method="zero_shot", accuracy=0.5)]
     write_parquet(results, folder / "results.parquet")
@@ -307,6 +343,7 @@ READERS = (
     Reader("head", _make_head, _read_head, sign=_sign_head, share=10),
     Reader("task", _make_task, _read_task, ("sweep/**/*",), sign=sign_records, share=8),
     Reader("bank", _make_bank, _read_bank, sign=sign_records, share=8),
+    Reader("usage", _make_usage, _read_usage, sign=sign_records, share=2),
     Reader("checkpoint", _make_checkpoint, _read_checkpoint, share=6),
     Reader("plan", _make_plan, _read_plan, sign=sign_records, share=2),
     Reader("config.json", _make_config, _read_config, ("outputs/it/config.json",), share=3),
@@ -316,6 +353,8 @@ READERS = (
     Reader("inventory", _make_inventory, _read_inventory, share=3),
     Reader("frozen split", _make_frozen, _read_frozen, share=3),
     Reader("correct.parquet", _make_correct, read_correct, share=3),
+    Reader("confusion.parquet", _make_confusions, read_confusions, share=2),
+    Reader("looks.parquet", _make_looks, read_looks, share=2),
     Reader("results.parquet", _make_results, lambda f: merge([(f, read_rows(f))]), share=3),
     Reader("summary.json", _make_summary, read_summary, share=4),
     Reader("weights", _make_tensors, _read_weights, own=False, share=2),

@@ -255,7 +255,7 @@ def test_a_tracking_server_cannot_name_where_files_are_written(tmp_path: Path) -
         f"file://somewhere{elsewhere}",
         "../elsewhere",
     ):
-        with pytest.raises(InputError, match="no folder of this run alone"):
+        with pytest.raises(InputError, match="no folder of its own"):
             store_head(None, Known(run, 0, uri, False, frozenset()), head)  # type: ignore[arg-type]
     assert not elsewhere.exists()
     own = tmp_path / "mlruns" / run / "artifacts"

@@ -86,7 +86,7 @@ def test_the_embedded_suite_asks_no_data_set_for_more_shots_than_it_has():
 def test_each_group_is_a_sweep_of_its_own_in_one_experiment(tmp_path: Path):
     planned = plan(suite_of(tmp_path), ["sweep=first", f"storage={tmp_path}"])
     assert [sweep.sweep for sweep in planned.sweeps] == ["first-0", "first-1"]
-    assert {sweep.experiment for sweep in planned.sweeps} == {"first"}
+    assert {sweep.experiment for sweep in planned.sweeps} == {"safe_ray"}
     assert planned.folder == tmp_path / "outputs" / "first"
     assert [task.id for task in planned.tasks] == [
         "icon_kinds-1shot-seed1",

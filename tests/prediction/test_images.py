@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from safe_ray.errors import InputError
-from safe_ray.prediction.images import Picture, find_pictures
+from safe_ray.prediction.images import Picture, find_pictures, other_names
 
 CLASSES = ("red circle", "blue square")
 
@@ -120,3 +120,16 @@ def test_nothing_to_classify_is_told(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=words):
         found(named)
+
+
+def test_folders_may_be_called_as_they_were_before_their_classes_had_better_words(
+    tmp_path: Path,
+) -> None:
+    card = {"class_names": ["tench", "sofa"], "names": [["tench"], ["sofa", "couch"]]}
+    others = other_names({**card, "called": ["n01440764", "c12"]})
+    for name in ("n01440764", "sofa", "couch", "else"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"")
+    found = find_pictures([str(tmp_path)], card["class_names"], (), others)
+    labels = {picture.path.split("/")[-2]: picture.label for picture in found}
+    assert labels == {"n01440764": "tench", "sofa": "sofa", "couch": "sofa", "else": None}

@@ -64,6 +64,7 @@ def result(
             convention="coop",
             prompts="single",
             refit=False,
+            cautious=False,
             support_samples=20,
             validation_samples=40,
             train_digest="0123456701234567",

@@ -18,6 +18,7 @@ from safe_ray.report import (
     read_summary,
     write_summary,
 )
+from safe_ray.specs import ALL_SHOTS
 from tests.report.results import on_test, result
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -35,7 +36,7 @@ def any_result(draw: st.DrawFn) -> TaskResult:
     method = draw(st.just("zero_shot") | text)
     return TaskResult(
         dataset=draw(text),
-        shots=draw(st.integers(1, 64)),
+        shots=draw(st.integers(1, 64) | st.just(ALL_SHOTS)),
         seed=draw(st.integers(0, 2**31)),
         method=method,
         title=draw(text),
@@ -47,7 +48,9 @@ def any_result(draw: st.DrawFn) -> TaskResult:
         ),
         test=draw(measured_by(method)),
         targets=draw(st.dictionaries(text, measured_by(method), max_size=2)),
-        protocol=draw(st.builds(Protocol, *[text] * 5, st.booleans(), counts, counts, text, text)),
+        protocol=draw(
+            st.builds(Protocol, *[text] * 5, *[st.booleans()] * 2, counts, counts, text, text)
+        ),
         head=draw(st.none() | text),
         mlflow_run_id=draw(st.none() | text),
     )
@@ -59,6 +62,10 @@ VALIDATION = result().to_json()["validation"]
 @given(any_result())
 def test_an_entry_comes_back_as_it_was(value: TaskResult) -> None:
     assert TaskResult.from_json(json.loads(json.dumps(value.to_json()))) == value
+
+
+def test_all_images_are_written_as_all() -> None:
+    assert result(shots=ALL_SHOTS).to_json()["shots"] == "all"
 
 
 def test_an_entry_has_the_documented_keys() -> None:
@@ -99,6 +106,7 @@ def test_an_entry_has_the_documented_keys() -> None:
             "convention": "coop",
             "prompts": "single",
             "refit": False,
+            "cautious": False,
             "support_samples": 20,
             "validation_samples": 40,
             "train_digest": "0123456701234567",

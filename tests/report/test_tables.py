@@ -13,6 +13,7 @@ from safe_ray.report import print_table, read_summary, write_report
 from safe_ray.report.parquet import flat
 from safe_ray.report.rows import summarise, titles_of
 from safe_ray.report.tables import markdown
+from safe_ray.specs import ALL_SHOTS
 from tests.report.results import on_test, result
 
 THREE_SEEDS = [
@@ -346,3 +347,27 @@ def test_the_markdown_file_names_the_tasks_without_a_result(tmp_path: Path) -> N
     assert text.read_text().endswith("\nWithout a result: b-2shot-seed1, c-2shot-seed1.\n")
     *_, text = write_report(THREE_SEEDS, tmp_path)
     assert "Without a result" not in text.read_text()
+
+
+def test_the_metric_that_was_chosen_by_comes_first_and_both_are_there() -> None:
+    entry = result(per_class={"zero_shot": 0.4, "safe": 0.7})
+    protocol = dataclasses.replace(entry.protocol, metric="mean_per_class")
+    text = markdown([dataclasses.replace(entry, protocol=protocol)])
+    assert text.index("Mean per class accuracy:") < text.index("Accuracy over all test images:")
+    assert text.index("| 70.0 |") < text.index("| 60.0 |")
+    assert markdown([entry]).index("| 60.0 |") < markdown([entry]).index("| 70.0 |")
+
+
+def test_all_images_are_the_last_number_of_shots() -> None:
+    text = markdown([result(shots=ALL_SHOTS), result(shots=16)])
+    assert text.index("| foods | 16 |") < text.index("| foods | all |")
+
+
+def test_a_cautious_choice_is_in_the_table_and_below_it() -> None:
+    entry = result(gain_shown=False)
+    cautious = dataclasses.replace(
+        entry, protocol=dataclasses.replace(entry.protocol, cautious=True)
+    )
+    assert "| coop, cautious |" in markdown([cautious])
+    assert "search.cautious=true has put zero-shot in their place" in markdown([cautious])
+    assert "search.cautious" not in markdown([entry])

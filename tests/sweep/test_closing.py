@@ -10,6 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -18,9 +20,18 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from safe_ray.job import VARIABLE
+from safe_ray.report.summary import TaskResult
 from safe_ray.search.journal import FILE_NAME
-from safe_ray.sweep.closing import closing_lines, compare_command, program
+from safe_ray.sweep.closing import (
+    closing_lines,
+    compare_command,
+    pages_of,
+    predict_command,
+    program,
+)
+from tests.report.results import result
 
+NAME = "safe_ray-tiny-foods-2shot"
 BIN = Path(sys.executable).parent
 ELSEWHERE = os.pathsep.join(
     folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder) != BIN
@@ -140,6 +151,53 @@ def test_a_databases_password_is_left_to_the_person(tmp_path: Path):
     assert "secret" not in "".join(lines)
     assert said(lines, "compare").endswith(" --backend-store-uri 'postgresql://me:***@host/db'")
     assert "with the password in place of ***" in "\n".join(lines)
+
+
+def test_the_last_lines_are_the_report_and_a_command_that_predicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    page, head = tmp_path / "a b" / "report.html", tmp_path / "a b" / "task"
+    for path, python in ((str(BIN), "python"), (ELSEWHERE, str(BIN / "python"))):
+        monkeypatch.setenv("PATH", path)
+        command = predict_command(head, str(tmp_path / "a b" / "example.png"))
+        assert command == f"{python} -m safe_ray.predict 'a b/task' 'a b/example.png'"
+        lines = closing_lines(tmp_path, tmp_path, "http://tracker", page=page, predict=command)
+        assert lines[-2:] == [f"  report    {page}", f"  predict   {command}"]
+    assert predict_command(head, "s3://photos/a b.png").endswith(
+        " 'a b/task' 's3://photos/a b.png'"
+    )
+
+
+def recorded(*, seeds: Sequence[int] = (1,), **changes: object) -> list[TaskResult]:
+    return [
+        replace(result(seed=seed), mlflow_run_id=f"run{seed}", head="head", **changes)
+        for seed in seeds
+    ]
+
+
+def test_pages_of_a_server_show_the_sweep_its_run_and_its_model_without_a_password():
+    uri = "https://me:secret@tracker/mlflow/?token=hidden"
+    pages = dict(pages_of(uri, "7", "my sweep", recorded(), registered=True))
+    assert pages == {
+        "runs": "https://tracker/mlflow/#/experiments/7/runs?searchFilter="
+        "tags.sweep%20%3D%20%22my%20sweep%22",
+        "run": "https://tracker/mlflow/#/experiments/7/runs/run1",
+        "models": f"https://tracker/mlflow/#/models/{NAME}",
+    }
+
+
+def test_pages_of_a_database_are_those_that_its_command_opens():
+    pages = dict(pages_of("sqlite:////db", "7", "x", recorded(seeds=(1, 2)), registered=True))
+    assert pages["models"] == f"http://127.0.0.1:5000/#/models/{NAME}"
+    assert "run" not in pages
+
+
+def test_there_are_no_pages_of_what_mlflow_has_not_heard():
+    assert pages_of("sqlite:////db", "", "x", recorded(), registered=True) == []
+    unheard = [replace(each, mlflow_run_id=None) for each in recorded()]
+    assert dict(pages_of("sqlite:////db", "7", "x", unheard, registered=True)).keys() == {"runs"}
+    assert "models" not in dict(pages_of("sqlite:////db", "7", "x", recorded(), registered=False))
 
 
 def test_in_a_job_the_node_is_named(tmp_path: Path):

@@ -15,6 +15,8 @@ import pytest
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
+from safe_ray.config.sweep import EXPERIMENT
+
 pytestmark = pytest.mark.slow
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -164,7 +166,7 @@ def test_a_method_is_a_module_and_a_file(tmp_path: Path, tiny_config_dir: Path) 
     assert {row["method"] for row in correct} == set(methods)
 
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = client.get_experiment_by_name("mine")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     tasks = [r for r in runs if r.data.tags["safe_ray.kind"] == "task"]

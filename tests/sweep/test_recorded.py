@@ -18,6 +18,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from safe_ray.config.sweep import EXPERIMENT
 from safe_ray.files import read_record
 from safe_ray.sweep.ownership import OWNER
 from safe_ray.sweep.tracked import TRACKED
@@ -57,13 +58,13 @@ def door(server: tuple[int, Path]) -> Iterator[Door]:
     door.close()
 
 
-def heard(uri: str, experiment: str = "trial") -> dict[tuple[str, ...], Any]:
+def heard(uri: str, experiment: str = EXPERIMENT) -> dict[tuple[str, ...], Any]:
     """What MLflow has heard, without what differs from one recording to the next."""
     client = MlflowClient(uri, registry_uri=uri)
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None
+    both = [client.get_experiment_by_name(name) for name in (experiment, f"{experiment}-systems")]
+    assert None not in both
     runs: dict[tuple[str, ...], Any] = {}
-    for each in client.search_runs([found.experiment_id], max_results=1000):
+    for each in client.search_runs([e.experiment_id for e in both if e], max_results=1000):
         tags = each.data.tags
         key = (tags["safe_ray.kind"], tags.get("safe_ray.task", ""), each.info.run_name)
         assert key not in runs
@@ -73,7 +74,15 @@ def heard(uri: str, experiment: str = "trial") -> dict[tuple[str, ...], Any]:
             for name in each.data.metrics
             if (history := client.get_metric_history(each.info.run_id, name))
         }
-        runs[key] = (each.info.status, each.data.params, metrics, files)
+        # What a machine was busy with is another thing each time.
+        metrics = {name: points for name, points in metrics.items() if "system/" not in name}
+        data = {(used.dataset.digest, used.tags[0].value) for used in each.inputs.dataset_inputs}
+        # The command names the folder, and links an experiment that has another number there.
+        note = re.sub(
+            "python -m safe_ray.tune.*|/experiments/[0-9]+", "", tags.get("mlflow.note.content", "")
+        )
+        models = len(each.outputs.model_outputs) if each.outputs is not None else 0
+        runs[key] = (each.info.status, each.data.params, metrics, files, data, note, models)
     for model in client.search_registered_models():
         version = client.get_model_version_by_alias(model.name, "best")
         runs["model", model.name] = version.tags["safe_ray.head"]
@@ -109,7 +118,7 @@ def test_a_sweep_is_recorded_from_its_files_as_it_was_by_itself(
 
 def runs_of(uri: str) -> list[Any]:
     client = MlflowClient(uri)
-    return list(client.search_runs([client.get_experiment_by_name("trial").experiment_id]))
+    return list(client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id]))
 
 
 def read_summary_of(sweep: Path) -> list[dict[str, Any]]:
@@ -128,7 +137,7 @@ def test_a_recording_takes_settings_and_says_what_is_no_sweep(
     assert done.returncode == 0, done.stderr[-3000:]
     found = heard(uri, "again")
     assert {key[0] for key in found} == {"sweep", "task", "candidate"}
-    assert all(not files for *_, files in found.values())
+    assert all(not files for _, _, _, files, *_ in found.values())
 
     refusals = {
         ("/nowhere",): "/nowhere is not the folder of a sweep",

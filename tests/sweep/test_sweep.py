@@ -23,9 +23,16 @@ from open_clip.factory import add_model_config
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from safe_ray.comparison.command import main as compare
+from safe_ray.config.sweep import EXPERIMENT
 from safe_ray.prediction.command import main as predict
+from safe_ray.report.confusion import read_confusions
+from safe_ray.report.looks import read_looks
 from safe_ray.specs import BackboneSpec, DatasetSpec
+from safe_ray.sweep.page import make_page
+from safe_ray.tracking.experiments import systems_of
 from tests.conftest import SOME_SHAPES, TINY_MODEL
+from tests.report.html.pages import check_accessible, read
 
 pytestmark = pytest.mark.slow
 
@@ -101,6 +108,74 @@ def test_it_prints_a_table_and_where_everything_is(finished: tuple[Path, str]) -
         assert (storage / "outputs" / "trial" / name).exists()
 
 
+def last_line(printed: str, name: str) -> str:
+    [line] = [line for line in printed.splitlines() if line.split()[:1] == [name]]
+    return line.strip().removeprefix(name).strip()
+
+
+def test_it_ends_with_a_page_of_its_results(finished: tuple[Path, str]) -> None:
+    storage, printed = finished
+    sweep = storage / "outputs" / "trial"
+    assert last_line(printed, "report") == str(sweep / "report.html")
+    text = (sweep / "report.html").read_text()
+    page = read(text)
+    check_accessible(page)
+    assert len(text) < 500_000
+    shown = [row.all("td") for row in page.all("tr")]
+    cells = {tuple(cell.text for cell in row) for row in shown}
+    for entry in summary_of(storage):
+        for name in ("zero_shot", "safe"):
+            figures = (entry["test"], entry["test_mean_per_class"], entry["test_ece"])
+            assert tuple(f"{100 * figure[name]:.1f}" for figure in figures) in cells
+    classes = ["figures", "matrix", "looks"]
+    assert [text.count(f'class="{name}"') for name in classes] == [2, 2, 2]
+    # Six images of each of five classes, of which four each fit.
+    assert text.count('<figure class="look">') == 2 * 5 * 4
+    assert "no picture" not in text
+
+
+def test_the_page_counts_what_the_summary_says(finished: tuple[Path, str]) -> None:
+    storage, _ = finished
+    found = {(c.seed, c.method): c for c in read_confusions(storage / "outputs" / "trial")}
+    for entry in summary_of(storage):
+        for name in ("zero_shot", "safe"):
+            counted = found[entry["seed"], name]
+            assert int(counted.count.sum()) == entry["test_samples"]
+            assert int(counted.right.sum()) / entry["test_samples"] == entry["test"][name]
+    for one in read_looks(storage / "outputs" / "trial"):
+        assert one.method == "safe"
+        assert one.path.partition("/")[0].replace("_", " ") == one.label
+        assert float(one.original.sum()) == pytest.approx(1, abs=1e-5)
+        assert float(one.tuned.sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_page_is_made_again_as_it_was(finished: tuple[Path, str], tmp_path: Path) -> None:
+    storage, _ = finished
+    sweep = storage / "outputs" / "trial"
+    before = (sweep / "report.html").read_text()
+    assert make_page(sweep, tmp_path / "again.html").read_text() == before
+    assert compare([str(sweep), "--out", str(tmp_path), "--html", str(tmp_path / "b.html")]) == 0
+    again = read((tmp_path / "b.html").read_text())
+    check_accessible(again)
+    assert "Comparison of methods" in [heading.text for heading in again.all("h2")]
+
+
+def test_the_command_that_it_ends_with_predicts(finished: tuple[Path, str]) -> None:
+    _, printed = finished
+    done = subprocess.run(
+        last_line(printed, "predict"),
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    header, row = done.stdout.splitlines()
+    assert header == "path,class,probability,error"
+    assert row.split(",")[0].endswith("example.png")
+
+
 def test_predicting_says_what_the_test_report_says(
     finished: tuple[Path, str],
     tmp_path: Path,
@@ -173,7 +248,7 @@ def test_every_head_is_a_run_with_its_curves_and_its_artifact(
     storage, _ = finished
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{storage}/mlflow.db")
     client = MlflowClient()
-    experiment = client.get_experiment_by_name("trial")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     kinds = [r.data.tags["safe_ray.kind"] for r in runs]
     assert (kinds.count("task"), kinds.count("candidate")) == (2, 12)
@@ -186,6 +261,9 @@ def test_every_head_is_a_run_with_its_curves_and_its_artifact(
             assert len(client.get_metric_history(child.info.run_id, curve)) == 101
         files = {f.path for f in client.list_artifacts(child.info.run_id, "head")}
         assert files == {"head/head.safetensors", "head/head.json"}
+    systems = client.get_experiment_by_name(systems_of(EXPERIMENT))
+    [system] = client.search_runs([systems.experiment_id])
+    assert [f.path for f in client.list_artifacts(system.info.run_id)] == ["report.html"]
     for entry in summary_of(storage):
         task = client.get_run(entry["mlflow_run_id"])
         metrics = task.data.metrics
@@ -195,12 +273,54 @@ def test_every_head_is_a_run_with_its_curves_and_its_artifact(
         assert metrics["test_zero_shot_mean_per_class/some_shapes"] == target
         for name, value in entry["validation"].items():
             assert metrics[f"validation_{name}"] == value
-    models = client.search_registered_models()
-    assert len(models) == 2
-    for model in models:
-        client.get_model_version_by_alias(model.name, "best")
-        folder = artifacts.download_artifacts(f"models:/{model.name}@best")
-        assert (Path(folder) / "head.safetensors").exists()
+    # Both seeds are versions of one task's model, and the better of them is the best.
+    (model,) = client.search_registered_models()
+    assert model.name == "safe_ray-tiny-shapes-2shot"
+    versions = client.search_model_versions(f"name = '{model.name}'")
+    said = {int(v.version): float(v.tags["validation_accuracy"]) for v in versions}
+    best = client.get_model_version_by_alias(model.name, "best")
+    assert sorted(said) == [1, 2]
+    assert said[int(best.version)] == max(said.values())
+    folder = Path(artifacts.download_artifacts(f"models:/{model.name}@best"))
+    kept = {file.relative_to(folder).as_posix() for file in (folder / "artifacts").rglob("*.*")}
+    assert kept == {
+        "artifacts/head/backbone/tiny.safetensors",
+        f"artifacts/head/backbone/{TINY_MODEL}.json",
+        "artifacts/head/classifier.safetensors",
+        "artifacts/head/head.json",
+        "artifacts/head/head.safetensors",
+    }
+
+
+def test_runs_tell_when_and_by_whom_things_were_done(finished: tuple[Path, str]) -> None:
+    storage, _ = finished
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    by_id = {each.info.run_id: each for each in runs}
+    for each in runs:
+        tags, info = each.data.tags, each.info
+        assert tags["mlflow.source.name"] == "safe_ray.tune"
+        assert tags["mlflow.user"]
+        assert tags["sweep"] == "trial"
+        if tags["safe_ray.kind"] != "candidate":
+            assert "python -m safe_ray.predict models:/" in tags["mlflow.note.content"]
+            assert "sweep=trial" in tags["mlflow.note.content"]
+            contexts = [data.tags[0].value for data in each.inputs.dataset_inputs]
+            assert sorted(contexts) == ["test", "train", "validation"]
+            continue
+        parent = by_id[tags["mlflow.parentRunId"]].info
+        outcome = json.loads(
+            (storage / "outputs/trial/banks" / tags["study"].removesuffix("-safe") / "safe")
+            .joinpath(f"bank-{tags['bank']}", "outcome.json")
+            .read_text()
+        )
+        assert info.start_time == round(1000 * outcome["began"])
+        assert info.end_time == round(1000 * outcome["ended"])
+        losses = client.get_metric_history(info.run_id, "train_loss")
+        times = [point.timestamp for point in sorted(losses, key=lambda point: point.step)]
+        assert times == [round(1000 * time) for time in outcome["epochs"]][: len(times)]
+        assert info.start_time <= times[0] <= times[-1] <= info.end_time <= parent.end_time
 
 
 def test_a_head_in_plain_open_clip_gives_the_summarys_accuracy(
@@ -321,7 +441,7 @@ def test_the_same_command_again_repeats_nothing(
     assert again.returncode == 0, again.stderr[-3000:]
     assert summary_of(storage) == before
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
-    experiment = client.get_experiment_by_name("trial")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     candidates = [r for r in runs if r.data.tags["safe_ray.kind"] == "candidate"]
     assert len(candidates) == 12
@@ -435,7 +555,7 @@ def test_a_sweep_interrupted_then_killed_ends_with_the_same_summary(
 
     assert comparable(tmp_path) == comparable(storage)
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = client.get_experiment_by_name("trial")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     kinds = [r.data.tags["safe_ray.kind"] for r in runs]
     assert (kinds.count("task"), kinds.count("candidate")) == (2, 12)

@@ -21,10 +21,14 @@ from sqlalchemy.engine import Engine
 from safe_ray.errors import InputError
 from safe_ray.tracking import runs as runs_module
 from safe_ray.tracking.connection import AwayError
-from safe_ray.tracking.mlflow import Tracker, model_name
+from safe_ray.tracking.mlflow import Tracker
+from safe_ray.tracking.models import Candidate, model_name
+from safe_ray.tracking.packing import Package
+from safe_ray.tracking.times import Span
 
 TASK = "foods-2shot-seed1"
-MODEL = model_name("first", TASK)
+MODEL = model_name("tiny", "foods", 2)
+SYSTEMS = "first-systems"
 
 
 def opened(uri: str, **options) -> Tracker:
@@ -33,13 +37,20 @@ def opened(uri: str, **options) -> Tracker:
     return tracker
 
 
-def record(tracker: Tracker, head: Path, candidates: int = 3) -> str:
+def winner(head: Path, accuracy: float = 0.5) -> Candidate:
+    """A winner whose files alone are registered."""
+    return Candidate(MODEL, None, head, {"validation_accuracy": accuracy})
+
+
+def record(tracker: Tracker, head: Path, candidates: int = 3, accuracy: float = 0.5) -> str:
     """The calls of a small sweep: one task, some candidates, the winner."""
     tracker.log_system({"python": "3.11.7", "torch": "2.14.1"})
     tracker.start_task(TASK, TASK, {"dataset": "foods"}, {"shots": 2})
     for index in range(candidates):
         candidate(tracker, index, head)
-    return tracker.finish_task(TASK, {"test_safe": 0.75}, {"best_lr": 1e-3}, head, MODEL)
+    return tracker.finish_task(
+        TASK, {"test_safe": 0.75}, {"best_lr": 1e-3}, head, winner(head, accuracy)
+    )
 
 
 def candidate(tracker: Tracker, index: int, head: Path | None, failed: bool = False) -> str:
@@ -59,12 +70,12 @@ def candidate(tracker: Tracker, index: int, head: Path | None, failed: bool = Fa
     )
 
 
-def download(uri: str, target: Path) -> Path:
+def download(uri: str, target: Path, model: str = f"models:/{MODEL}@best") -> Path:
     """Fetch the winner as a person does, who sets MLflow's address for the whole process."""
     mlflow.set_tracking_uri(uri)
     target.mkdir()
     try:
-        return Path(artifacts.download_artifacts(f"models:/{MODEL}@best", dst_path=str(target)))
+        return Path(artifacts.download_artifacts(model, dst_path=str(target)))
     finally:
         mlflow.set_tracking_uri(None)
 
@@ -85,9 +96,9 @@ def test_a_sweep_is_an_experiment_with_a_run_a_task_and_a_child_run_a_candidate(
     run_id = record(opened(uri), head)
 
     runs = all_runs(uri)
-    (system,), (task,) = of_kind(runs, "sweep"), of_kind(runs, "task")
+    (task,), (system,) = of_kind(runs, "task"), all_runs(uri, SYSTEMS)
     children = of_kind(runs, "candidate")
-    assert len(runs) == 5
+    assert len(runs) == 4
     assert len(children) == 3
     assert system.data.params == {"python": "3.11.7", "torch": "2.14.1"}
     assert task.info.run_id == run_id
@@ -154,7 +165,8 @@ def test_the_winner_is_registered_and_comes_back_whole(
 
 def test_heads_on_the_same_disk_are_stored_once(uri: str, head: Path) -> None:
     record(opened(uri), head)
-    assert (head / "head.safetensors").stat().st_nlink == 1 + 3 + 1
+    # The sweep's own, those of the candidates, the task's, the registered version's.
+    assert (head / "head.safetensors").stat().st_nlink == 1 + 3 + 1 + 1
 
 
 @pytest.mark.parametrize(
@@ -185,7 +197,7 @@ def snapshot(uri: str) -> object:
     """All that a person can see of the sweep, without ids and times."""
     client = MlflowClient(uri)
     runs = []
-    for run in all_runs(uri):
+    for run in all_runs(uri) + all_runs(uri, SYSTEMS):
         curves = {
             key: sorted((p.step, p.value) for p in client.get_metric_history(run.info.run_id, key))
             for key in run.data.metrics
@@ -206,9 +218,10 @@ def test_the_same_calls_again_change_nothing(uri: str, head: Path) -> None:
         assert snapshot(uri) == first
 
 
-# The writes of `record`: the experiment; the system's run (3); the task's run (2); three of the
-# candidate; the result, the registered model, its version, its alias, the end of the task.
-WRITES = 1 + 3 + 2 + 3 + 5
+# The writes of `record`: the experiment; that of the systems, and the system's run (4); the task's
+# run (2); three of the candidate; the result, the registered model, its version, its alias, the end
+# of the task.
+WRITES = 1 + 4 + 2 + 3 + 5
 
 
 class Killed(BaseException):
@@ -329,30 +342,82 @@ def test_a_tasks_runs_are_looked_up_once_and_page_by_page(
     assert len(of_kind(all_runs(uri), "candidate")) == 7
 
 
-def test_another_head_of_the_same_task_replaces_the_version(
+def another(head: Path, name: str, weights: bytes) -> Path:
+    other = head.with_name(name)
+    shutil.copytree(head, other)
+    (other / "head.safetensors").write_bytes(weights)
+    return other
+
+
+def test_every_winner_is_a_version_and_best_is_what_validation_prefers(
+    uri: str, head: Path, tmp_path: Path
+) -> None:
+    """Three winners of one task, of which the second is the best; nothing is deleted."""
+    client = MlflowClient(uri)
+    best = []
+    for place, accuracy in enumerate((0.5, 0.75, 0.5)):
+        own = another(head, f"own-{place}", f"weights {place}".encode())
+        tracker = Tracker(uri, "first", f"sweep {place}")
+        tracker.open()
+        record(tracker, own, candidates=1, accuracy=accuracy)
+        best.append(int(client.get_model_version_by_alias(MODEL, "best").version))
+    versions = client.search_model_versions(f"name = '{MODEL}'")
+    assert best == [1, 2, 2]
+    assert len(versions) == 3
+    folder = download(uri, tmp_path / "down")
+    assert (folder / "head.safetensors").read_bytes() == b"weights 1"
+
+
+def test_another_head_of_the_same_run_is_another_version_and_the_old_one_stays_whole(
     uri: str, head: Path, tmp_path: Path
 ) -> None:
     record(opened(uri), head)
-    other = head.with_name("other")
-    shutil.copytree(head, other)
-    (other / "head.safetensors").write_bytes(b"other weights")
-    opened_again = opened(uri)
-    record(opened_again, other)
+    record(opened(uri), another(head, "other", b"other weights"), accuracy=0.6)
     client = MlflowClient(uri)
-    (version,) = client.search_model_versions(f"name = '{MODEL}'")
+    old, new = sorted(
+        client.search_model_versions(f"name = '{MODEL}'"), key=lambda each: int(each.version)
+    )
+    assert client.get_model_version_by_alias(MODEL, "best").version == new.version
     folder = download(uri, tmp_path / "down")
-    assert str(client.get_model_version_by_alias(MODEL, "best").version) == str(version.version)
     assert (folder / "head.safetensors").read_bytes() == b"other weights"
+    before = download(uri, tmp_path / "before", f"models:/{MODEL}/{old.version}")
+    assert (before / "head.safetensors").read_bytes() == (head / "head.safetensors").read_bytes()
     # The first head's own file is untouched: artifacts are new links, never writes in place.
     assert (head / "head.safetensors").read_bytes().startswith(b"weights")
+
+
+def test_what_somebody_else_has_made_best_is_replaced_by_what_says_how_good_it_is(
+    uri: str, head: Path
+) -> None:
+    client = MlflowClient(uri)
+    client.create_registered_model(MODEL)
+    theirs = client.create_model_version(MODEL, source="file:///nowhere")
+    client.set_registered_model_alias(MODEL, "best", theirs.version)
+    record(opened(uri), head)
+    assert client.get_model_version_by_alias(MODEL, "best").version != theirs.version
+    assert len(client.search_model_versions(f"name = '{MODEL}'")) == 2
 
 
 def test_other_versions_of_the_system_get_a_run_of_their_own(uri: str) -> None:
     for torch_version in ("2.14.1", "2.15.0", "2.14.1"):
         opened(uri).log_system({"torch": torch_version})
-    found = {run.data.params["torch"] for run in all_runs(uri)}
+    found = {run.data.params["torch"] for run in all_runs(uri, SYSTEMS)}
     assert found == {"2.14.1", "2.15.0"}
-    assert len(all_runs(uri)) == 2
+    assert len(all_runs(uri, SYSTEMS)) == 2
+
+
+def test_a_page_is_an_artifact_of_the_run_of_the_system(uri: str, tmp_path: Path) -> None:
+    page, facts = tmp_path / "report.html", {"torch": "2.14.1"}
+    for content in ("first", "again"):
+        page.write_text(content)
+        tracker = opened(uri)
+        tracker.log_system(facts)
+        tracker.log_page(facts, page)
+    [run] = all_runs(uri, SYSTEMS)
+    assert run.info.status == "FINISHED"
+    folder = artifacts.download_artifacts(run_id=run.info.run_id, tracking_uri=uri)
+    assert Path(folder, "report.html").read_text() == "again"
+    opened(uri).log_page(facts, tmp_path / "gone.html")
 
 
 def test_the_environments_run_id_moves_nothing(
@@ -361,7 +426,7 @@ def test_the_environments_run_id_moves_nothing(
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     record(opened(uri), head)
-    assert len(all_runs(uri)) == 5
+    assert len(all_runs(uri)) == 4
 
 
 def test_two_sweeps_of_one_experiment_stay_apart(uri: str, head: Path) -> None:
@@ -380,7 +445,7 @@ def test_a_deleted_experiment_is_refused_with_the_way_to_restore_it(uri: str, he
 
 
 def test_names_of_registered_models_fit_into_a_models_uri() -> None:
-    assert model_name("my sweep/1", "dtd:2@x") == "safe_ray-my-sweep-1-dtd-2-x"
+    assert model_name("my clip/1", "dtd:2@x", 16) == "safe_ray-my-clip-1-dtd-2-x-16shot"
 
 
 def test_a_new_database_is_set_up_without_a_word(tmp_path: Path) -> None:
@@ -487,6 +552,13 @@ def test_a_real_server_gets_the_same_sweep_and_its_loss_is_told(
     assert (folder / "head.safetensors").read_bytes() == (head / "head.safetensors").read_bytes()
     assert "first" not in {file.name for file in tmp_path.iterdir()}
 
+    packed = another(head, "packed", b"packed weights")
+    better = Candidate(MODEL, Package(packed), packed, {"validation_accuracy": 0.9})
+    tracker.finish_task(TASK, {"test_safe": 0.8}, {}, packed, better, step=9)
+    folder = download(uri, tmp_path / "model")
+    assert (folder / "MLmodel").is_file()
+    assert (folder / "artifacts/head/head.safetensors").read_bytes() == b"packed weights"
+
     end(process)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with pytest.raises(AwayError, match="see to it that it answers"):
@@ -517,3 +589,89 @@ def test_a_result_of_more_candidates_is_the_latest_even_if_it_is_lower(
     assert client.get_run(run_id).data.metrics["test_safe"] == 0.7
     history = client.get_metric_history(run_id, "test_safe")
     assert [(point.step, point.value) for point in history] == [(16, 0.8), (64, 0.7)]
+
+
+def test_runs_and_points_have_the_times_at_which_things_were_done(uri: str, head: Path) -> None:
+    tracker = opened(uri)
+    tracker.start_task(TASK, TASK, {}, {}, span=Span(began=1_000))
+    run_id = tracker.log_candidate(
+        TASK,
+        "0",
+        "0",
+        {},
+        {},
+        {"validation_accuracy": 0.5},
+        {"train_loss": [3.0, 2.0]},
+        None,
+        span=Span(2_000, 5_000),
+        times={"train_loss": [3_000, 4_000]},
+    )
+    tracker.finish_task(TASK, {"test_accuracy": 0.5}, {}, head, None, span=Span(ended=6_000))
+
+    client = MlflowClient(uri)
+    task, child = client.get_run(tracker.run_id(TASK)).info, client.get_run(run_id).info
+    assert (task.start_time, task.end_time) == (1_000, 6_000)
+    assert (child.start_time, child.end_time) == (2_000, 5_000)
+    loss = client.get_metric_history(run_id, "train_loss")
+    assert sorted(point.timestamp for point in loss) == [3_000, 4_000]
+    (score,) = client.get_metric_history(run_id, "validation_accuracy")
+    assert score.timestamp == 5_000
+
+
+def test_a_candidate_in_training_is_a_run_that_grows_and_has_each_point_once(uri: str) -> None:
+    tracker = opened(uri)
+    tracker.start_task(TASK, TASK, {}, {})
+
+    def show(losses: list[float], **options) -> str:
+        return tracker.log_candidate(
+            TASK,
+            "0",
+            "0",
+            {},
+            {"lr": 0.1},
+            {},
+            {"train_loss": losses},
+            None,
+            times={"train_loss": [1_000 * (place + 1) for place in range(len(losses))]},
+            **options,
+        )
+
+    client = MlflowClient(uri)
+    run_id = show([], running=True)
+    assert client.get_run(run_id).info.status == "RUNNING"
+    assert client.get_run(run_id).data.params == {"lr": "0.1"}
+    show([3.0], running=True)
+    show([3.0, 2.0], running=True)
+    # A driver that was started anew does not know what was written before.
+    tracker.close()
+    tracker.open()
+    show([3.0, 2.0], running=True)
+    assert show([3.0, 2.0, 1.0]) == run_id
+    history = client.get_metric_history(run_id, "train_loss")
+    assert sorted((point.step, point.value) for point in history) == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_what_was_given_up_is_ended_and_a_later_sweep_completes_it(uri: str) -> None:
+    tracker = opened(uri)
+    tracker.start_task(TASK, TASK, {}, {})
+    arguments = (TASK, "0", "0", {}, {}, {}, {}, None)
+    run_id = tracker.log_candidate(*arguments, running=True)
+    client = MlflowClient(uri)
+    tracker.abandon_candidate(TASK, "0")
+    assert client.get_run(run_id).info.status == "KILLED"
+    assert tracker.log_candidate(*arguments) == run_id
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_the_experiment_opens_as_model_training_and_keeps_what_a_person_wrote(uri: str) -> None:
+    opened(uri)
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name("first")
+    assert found.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert found.tags["mlflow.experiment.primaryMetric.name"] == "validation_accuracy"
+    assert found.tags["mlflow.experiment.primaryMetric.greaterIsBetter"] == "True"
+    assert 'tags.sweep = "<name>"' in found.tags["mlflow.note.content"]
+    client.set_experiment_tag(found.experiment_id, "mlflow.note.content", "mine")
+    opened(uri)
+    assert client.get_experiment_by_name("first").tags["mlflow.note.content"] == "mine"

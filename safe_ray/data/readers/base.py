@@ -68,7 +68,8 @@ def chosen_classes(spec: DatasetSpec) -> tuple[str, ...] | None:
     """Return what the classes under `options.classes` are called in the source, label by label.
 
     A list has their names; a mapping leads from what the source calls them, such as folders or
-    numbers, to their names.
+    numbers, to their names. A class of several names has a list of them; in a list of classes it is
+    called by the first.
     """
     names: Any = spec.options.get("classes")
     if names is None:
@@ -78,17 +79,40 @@ def chosen_classes(spec: DatasetSpec) -> tuple[str, ...] | None:
             f"Data set {spec.name!r} has options.classes={names!r}: give a list of class names, or "
             "a mapping from what its folders or labels are called to class names."
         )
-    for name in names if not isinstance(names, Mapping) else names.values():
+    values = names.values() if isinstance(names, Mapping) else names
+    firsts = [_names(spec, value)[0] for value in values]
+    return tuple(map(str, names)) if isinstance(names, Mapping) else tuple(firsts)
+
+
+def _names(spec: DatasetSpec, value: Any) -> tuple[str, ...]:
+    """Return the names of a class, which has one or several."""
+    names = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not names:
+        raise InputError(
+            f"Data set {spec.name!r} has a class with an empty list of names under "
+            "options.classes: give it one."
+        )
+    for name in names:
         if not isinstance(name, str):
             raise InputError(
                 f"Data set {spec.name!r} lists the class {name!r}, which YAML does not read as "
                 "text: put it in quotes."
             )
-    return tuple(map(str, names))
+    return names
+
+
+def all_names(spec: DatasetSpec) -> tuple[tuple[str, ...], ...]:
+    """Return every name of each class under `options.classes`, label by label; or nothing."""
+    if chosen_classes(spec) is None:
+        return ()
+    classes: Any = spec.options["classes"]
+    values = classes.values() if isinstance(classes, Mapping) else classes
+    return tuple(_names(spec, value) for value in values)
 
 
 def class_names(spec: DatasetSpec) -> tuple[str, ...] | None:
-    """Return the names of the classes under `options.classes`, label by label."""
-    names = spec.options.get("classes")
-    chosen = chosen_classes(spec)
-    return tuple(names.values()) if isinstance(names, Mapping) else chosen
+    """Return the names of the classes under `options.classes`, label by label.
+
+    A class of several names is called by the first.
+    """
+    return tuple(names[0] for names in all_names(spec)) or None

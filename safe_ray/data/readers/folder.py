@@ -29,7 +29,7 @@ from safe_ray.data.readers.base import (
     check_options,
     chosen_classes,
 )
-from safe_ray.data.readers.labels import label_classes
+from safe_ray.data.readers.labels import CLASSES_FILE, label_classes
 from safe_ray.data.readers.splitting import SPLIT_OPTIONS, divide, images, split_named
 from safe_ray.errors import InputError
 from safe_ray.specs import DatasetSpec
@@ -55,9 +55,10 @@ def read(spec: DatasetSpec, location: str) -> RawDataset:
     top, loose = list_folder(location)
     if level is None and (inner := _only_folder(spec, location, top)):
         raw = read(spec, inner)
+        images, others = _by_suffix(loose)
         notes = (
             f"All folders lie in {inner}, and so the classes are looked for in there.",
-            *_left_out(location, *_by_suffix(loose)),
+            *_left_out(location, images, _without_names(spec, others)),
         )
         return replace(raw, notes=(*notes, *raw.notes))
     paths = walk(location)
@@ -83,7 +84,7 @@ def read(spec: DatasetSpec, location: str) -> RawDataset:
         *nested,
         *labelling.notes,
         *division.notes,
-        *_left_out(location, layout.outside, others),
+        *_left_out(location, layout.outside, _without_names(spec, others)),
     )
     return RawDataset(
         source=location,
@@ -246,6 +247,11 @@ def _layout(
 def _by_suffix(files: Sequence[str]) -> tuple[list[str], set[str]]:
     found = [name for name in files if has_image_suffix(name)]
     return found, set(files) - set(found)
+
+
+def _without_names(spec: DatasetSpec, others: set[str]) -> set[str]:
+    """Return the files that are no images, without the one that the class names are from."""
+    return others - {CLASSES_FILE} if chosen_classes(spec) is not None else others
 
 
 def _left_out(location: str, outside: Sequence[str], others: set[str]) -> list[str]:

@@ -9,9 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from safe_ray.data.codes import codes_among
 from safe_ray.data.readers.base import chosen_classes, class_names
 from safe_ray.errors import InputError, nearest
 from safe_ray.specs import DatasetSpec
+
+CLASSES_FILE = "classes.yaml"
+"""In a folder of one's own: better words for the names of its class folders."""
+FOLDER = "folder"
+
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,7 @@ def label_classes(
     where = f"options.classes of data set {spec.name!r}" if chosen_classes(spec) else "its list"
     if listed is None:
         ordered = sorted(found, key=lambda name: (int(name), name)) if numbers else sorted(found)
-        note = (
-            f"The classes are the numbers {ordered[0]} to {ordered[-1]}, which say nothing to "
-            "CLIP: list their names, in the order of the numbers, under options.classes."
-            if numbers
-            else ""
-        )
+        note = _note_on_codes(spec, source, ordered, numbers)
         labels = {name: label for label, name in enumerate(ordered)}
         return Labelling(tuple(ordered), labels, (note,) if note else ())
     assert shown is not None
@@ -85,3 +87,29 @@ def label_classes(
                 f"correct it.{nearest(name, listed)}"
             )
     return Labelling(shown, {name: by_name[name] for name in sorted(found)})
+
+
+def _note_on_codes(spec: DatasetSpec, source: str, names: Sequence[str], numbers: bool) -> str:
+    """Return what to do about class names that say nothing, if they do not."""
+    inside = spec.format == FOLDER
+    if numbers:
+        return (
+            f"The classes are the numbers {names[0]} to {names[-1]}, which say nothing to "
+            "CLIP: list their names, in the order of the numbers, under options.classes"
+            + f", or write a line for each into {source}/{CLASSES_FILE} (`{names[0]}: a name`)"
+            * inside
+            + "."
+        )
+    codes = codes_among(names)
+    if not codes:
+        return ""
+    line = f"`{codes[0]}: a name`, or `{codes[0]}: [a name, another]`"
+    where = (
+        f"write a line for each class into {source}/{CLASSES_FILE} ({line})"
+        if inside
+        else f"give classes=<file>.yaml with a line for each class ({line})"
+    )
+    return (
+        f"Class names such as {', '.join(codes[:_SHOWN])} look like codes, which say nothing to "
+        f"CLIP: {where}."
+    )

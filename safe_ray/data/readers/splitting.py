@@ -117,7 +117,8 @@ def divide(
     """Give every image a split.
 
     A data set without a test split takes its validation split for one; without either, a part of
-    the training images is held out. The validation split may stay empty.
+    the training images is held out, unless `test_share` is 0, which leaves all as it is. The
+    validation split may stay empty.
 
     Args:
         spec: with the options `split_seed` (0) and `test_share` (0.3).
@@ -132,7 +133,7 @@ def divide(
     if found is None and spec.target_of is not None:
         return Division(np.full(len(paths), TEST, np.int8), listed=True, notes=())
     splits = np.full(len(paths), TRAIN, np.int8) if found is None else found.astype(np.int8)
-    if (splits == TEST).any():
+    if (splits == TEST).any() or share == 0:
         return Division(splits, listed=False, notes=())
     if (splits == VAL).any():
         count = int((splits == VAL).sum())
@@ -167,9 +168,9 @@ def _seed(spec: DatasetSpec) -> int:
 
 def _share(spec: DatasetSpec) -> float:
     share = spec.options.get("test_share", 0.3)
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
         raise InputError(
             f"Data set {spec.name!r} has options.test_share={share!r}: give the part of each "
-            "class that is held out for testing, between 0 and 1."
+            "class that is held out for testing, from 0 to less than 1."
         )
     return float(share)

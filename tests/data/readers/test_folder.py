@@ -57,6 +57,11 @@ def test_the_drawn_split_is_the_same_wherever_the_folder_lies(tmp_path):
     assert sizes(load(tmp_path / "a", test_share=0.5))["test"] == 10
 
 
+def test_a_share_of_0_holds_nothing_out(tmp_path):
+    write_tree(tmp_path, {"train/cat": 6, "train/dog": 6, "val/cat": 2, "val/dog": 2})
+    assert sizes(load(tmp_path, test_share=0)) == {"train": 12, "val": 4, "test": 0}
+
+
 def test_an_image_more_moves_few_others(tmp_path):
     before = set(paths(load(write_tree(tmp_path, {"cat": 40, "dog": 40})), "test"))
     (tmp_path / "cat" / "new.png").write_bytes(png("blue"))
@@ -64,7 +69,7 @@ def test_an_image_more_moves_few_others(tmp_path):
     assert len(before ^ after) <= 2
 
 
-@pytest.mark.parametrize("option", [{"test_share": 1}, {"test_share": 0}, {"split_seed": "a"}])
+@pytest.mark.parametrize("option", [{"test_share": 1}, {"test_share": -0.1}, {"split_seed": "a"}])
 def test_options_out_of_range_are_refused(tmp_path, option):
     (name,) = option
     with pytest.raises(InputError, match=rf"options\.{name}="):

@@ -1,0 +1,226 @@
+"""What `fit` is asked for, as a data set and the configuration of a sweep with one task."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from safe_ray.classifier.samples import Labels, Sample, words_of
+from safe_ray.compose import load_config
+from safe_ray.config import DatasetConfig, SweepConfig, validate_dataset
+from safe_ray.data.manifest import Manifest, load_manifest
+from safe_ray.data.prompts import canonical_class_name, check_templates
+from safe_ray.data.readers.base import BYTES_SCHEMA, FILES_SCHEMA
+from safe_ray.data.readers.splitting import SPLIT_OPTIONS
+from safe_ray.data.sources import image_sources
+from safe_ray.errors import InputError
+from safe_ray.own_data import OPTIONS, PHOTO_TEMPLATES, dataset_at
+
+Shots = int | Literal["all"]
+
+IN_MEMORY = "given"
+"""What a task is called whose images were given one by one."""
+_UNDIVIDED = ("folder", "table", "parquet", "webdataset", "huggingface")
+
+
+@dataclass(frozen=True)
+class LabelledSamples:
+    """Images with their labels, and what may be known of how they were given.
+
+    Attributes:
+        config: of the data set.
+        manifest: its images.
+        labels: what the person calls each of the manifest's classes.
+    """
+
+    config: DatasetConfig
+    manifest: Manifest
+    labels: np.ndarray
+
+
+def from_images(
+    samples: Sequence[Sample],
+    labels: Any,
+    class_names: Mapping[Any, str] | None,
+    templates: Sequence[str] | None,
+) -> LabelledSamples:
+    """Return images that were given one by one; all of them may be trained on.
+
+    Raises:
+        InputError: there is none, labels and images do not belong together, or the classes have
+            names that the prompts cannot tell apart.
+    """
+    if not samples:
+        raise InputError("There are no images to fit: give some of each class.")
+    found = Labels.of(labels, len(samples))
+    words = words_of(found.classes.tolist(), class_names)
+    _check_distinct(words, found.classes)
+    prompts = PHOTO_TEMPLATES if templates is None else tuple(templates)
+    notes = []
+    if templates is None:
+        notes.append(f"the prompts are {', '.join(map(repr, prompts))}")
+    if found.classes.dtype.kind in "biu" and len(class_names or {}) < len(found.classes):
+        notes.append(
+            "the labels are numbers, which say nothing to CLIP: name the classes with "
+            f"class_names={{{found.classes[0]!s}: 'a word', ...}}"
+        )
+    config = validate_dataset(
+        IN_MEMORY,
+        {
+            "format": IN_MEMORY,
+            "path": IN_MEMORY,
+            "templates": prompts,
+            "notes": (f"{'; '.join(notes)}.",) if notes else (),
+        },
+    )
+    train = _table(samples, found.indices)
+    manifest = Manifest(
+        IN_MEMORY,
+        words,
+        check_templates(config.templates, "templates"),
+        {"train": train, "val": train.slice(0, 0), "test": train.slice(0, 0)},
+    )
+    return LabelledSamples(config, manifest, found.classes)
+
+
+def from_place(
+    place: str | Path,
+    class_names: Mapping[Any, str] | None,
+    templates: Sequence[str] | None,
+    backbone: str | None = None,
+) -> LabelledSamples:
+    """Return the images of a folder of class folders, or of what else `data=` may name.
+
+    No test split is drawn from it; one that it has is not trained on.
+
+    Args:
+        place: the folder, file or URI.
+        class_names: better words for some of the classes, by the names of their folders.
+        templates: prompts; None for the usual ones.
+        backbone: the one that was chosen, if any was.
+
+    Raises:
+        InputError: there is nothing that can be read, or the names of classes are no words.
+    """
+    chosen = [] if backbone is None else [f"backbone={backbone}"]
+    settings: dict[str, Any] = {} if templates is None else {"templates": list(templates)}
+    config = dataset_at(str(place), chosen, settings)
+    if config.format in _UNDIVIDED:
+        share = SPLIT_OPTIONS[1]
+        config = dataset_at(str(place), chosen, {**settings, f"{OPTIONS}{share}": 0})
+    manifest = load_manifest(config.spec(), Path.cwd())
+    words = words_of(manifest.classes, class_names)
+    _check_distinct(words, manifest.classes)
+    return LabelledSamples(
+        config, replace(manifest, classes=words), np.asarray(manifest.classes, np.str_)
+    )
+
+
+def labelled_test(place: str | Path) -> tuple[list[Sample], np.ndarray]:
+    """Return the test images of a place with their labels; all of its images if it has no split.
+
+    Raises:
+        InputError: see `from_place`.
+    """
+    found = from_place(place, None, None)
+    tables = found.manifest.tables
+    split = "test" if tables["test"].num_rows else "train"
+    table = tables[split]
+    samples = [
+        Sample(path, source)
+        for path, source in zip(table["path"].to_pylist(), image_sources(table), strict=True)
+    ]
+    return samples, found.labels[table["label"].to_numpy()]
+
+
+def _check_distinct(words: Sequence[str], labels: Iterable[Any]) -> None:
+    first: dict[str, Any] = {}
+    for name, label in zip(words, labels, strict=True):
+        canonical = canonical_class_name(name)
+        if not canonical:
+            raise InputError(f"The class {label!r} has no name: give it one with class_names.")
+        if canonical in first:
+            raise InputError(
+                f"The classes {str(first[canonical])!r} and {str(label)!r} are both called "
+                f"{name!r}, and prompts cannot tell them apart: give one another name with "
+                "class_names."
+            )
+        first[canonical] = label
+
+
+def _table(samples: Sequence[Sample], indices: np.ndarray) -> pa.Table:
+    """Return a table as a manifest has it: places of files, or encoded images."""
+    columns: dict[str, Any] = {
+        "path": [sample.name for sample in samples],
+        "label": pa.array(indices, pa.int32()),
+    }
+    if all(sample.source.file is not None for sample in samples):
+        columns["file"] = [sample.source.file for sample in samples]
+        return pa.table(columns, schema=FILES_SCHEMA)
+    columns["image"] = [sample.source.read() for sample in samples]
+    return pa.table(columns, schema=BYTES_SCHEMA)
+
+
+def configure(
+    given: LabelledSamples,
+    shots: Shots,
+    settings: Mapping[str, Any],
+    config_dir: str | Path | None,
+) -> SweepConfig:
+    """Return the configuration of a sweep with this one task.
+
+    Args:
+        given: the data set.
+        shots: images of each class to train on; `all` is all that are not held out.
+        settings: values by the names of settings.
+        config_dir: a tree like `conf/` of the person's own.
+
+    Raises:
+        InputError: a setting does not exist or has a value that it cannot have.
+    """
+    whole = isinstance(shots, int | np.integer) and not isinstance(shots, bool) and shots >= 1
+    if not whole and shots != "all":
+        raise InputError(f"shots is {shots!r}: give a whole number from 1 on, or 'all'.")
+    overrides = [override(name, value) for name, value in settings.items()]
+    return load_config([*overrides, f"tasks.shots=[{shots}]"], config_dir, given.config)
+
+
+def override(name: str, value: Any) -> str:
+    """Return a setting as the command line has it: `name=value` in Hydra's grammar.
+
+    Raises:
+        InputError: the value is of a type that no setting has.
+    """
+    return f"{name}={_written(name, value)}"
+
+
+def _written(name: str, value: Any) -> str:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str | Path):
+        text = str(value)
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+            return text
+        # A backslash is one by itself, but for those before a quote.
+        escaped = re.sub(r"(\\*)('|$)", lambda at: at[1] * 2 + ("\\'" if at[2] else ""), text)
+        return f"'{escaped}'"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_written(name, v)}" for key, v in value.items()) + "}"
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(_written(name, item) for item in value) + "]"
+    raise InputError(
+        f"The setting {name} is a {type(value).__name__}: give a number, text, true or false, a "
+        "list, or a range as {'low': ..., 'high': ...}."
+    )
