@@ -19,6 +19,7 @@ SECONDS = 10.0
 MOST = 120
 """How many samples are kept at most; then every second one is left out, again and again."""
 
+_FIRST = 1.0
 _MIB = 2**20
 _LATEST = 3e10
 
@@ -92,7 +93,8 @@ class Sampler:
     def _work(self) -> None:
         assert self._probe is not None
         turn = 0
-        while not self._ended.wait(self._seconds):
+        # A bank may be trained in seconds, and its first moment says what it did.
+        while not self._ended.wait(min(_FIRST, self._seconds) if turn == 0 else self._seconds):
             turn += 1
             values = self._probe()
             if turn % self._stride:
