@@ -237,15 +237,15 @@ def _read_store(folder: Path) -> None:
     import safe_ray.features.store as module
 
     # Few parts are enough for the index to be read.
-    module._INDEX_AFTER_PARTS = 1
-    store = FeatureStore(folder, KEY, TOKENS, WIDTH)
-    read_index(store.folder)
-    wanted = [f"sample-{number}-{row}" for number in range(2) for row in range(2)]
-    store.missing(wanted, [0, 1])
-    store.check([(wanted, [0, 1])])
-    verify_stores(folder)
-    here = [sample for sample in wanted if not store.missing([sample], [0])]
-    store.read(here, [0])
+    with mock.patch.object(module, "_INDEX_AFTER_PARTS", 1):
+        store = FeatureStore(folder, KEY, TOKENS, WIDTH)
+        read_index(store.folder)
+        wanted = [f"sample-{number}-{row}" for number in range(2) for row in range(2)]
+        store.missing(wanted, [0, 1])
+        store.check([(wanted, [0, 1])])
+        verify_stores(folder)
+        here = [sample for sample in wanted if not store.missing([sample], [0])]
+        store.read(here, [0])
 
 
 def _sign_index(folder: Path) -> None:
