@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
 from safe_ray.poolings.absorbed import AbsorbedHead, pool_heads
@@ -22,6 +21,8 @@ from safe_ray.poolings.attention_low_rank import pool_low_rank
 from safe_ray.poolings.base import Cut, HeadState
 
 if TYPE_CHECKING:
+    from open_clip.modified_resnet import ModifiedResNet
+
     from safe_ray.heads.bank import Bank
     from safe_ray.heads.optimiser import BankOptimiser
     from safe_ray.heads.step import Step
@@ -56,11 +57,16 @@ class AttentionPool:
     @classmethod
     def matches(cls, visual: nn.Module) -> bool:
         """See `Pooling`."""
+        # Workers have a pooling by its name, and open_clip would be half of their start.
+        from open_clip.modified_resnet import ModifiedResNet
+
         return isinstance(visual, ModifiedResNet)
 
     @classmethod
     def cut(cls, visual: nn.Module, image_size: int) -> Cut:
         """See `Pooling`."""
+        from open_clip.modified_resnet import ModifiedResNet
+
         assert isinstance(visual, ModifiedResNet)
         pooling = visual.attnpool
         grid = _grid(image_size)

@@ -118,7 +118,7 @@ def test_two_jobs_at_once_use_all_nodes_and_find_the_undisturbed_heads(
     assert plain.succeeded, plain.log[-6000:]
     assert shared.succeeded, shared.log[-6000:]
     assert len(watch.seen["extraction"]) == 2, "the extraction stayed on one node"
-    assert watch.together["trial"] == 2, "two tasks were not searched at once"
+    assert len(watch.seen["trial"]) == 2, "the search stayed on one node"
     assert watch.together["worker"] == 2, "the workers of a bank did not stand on two nodes"
 
     outputs = home / "safe-ray-results" / "outputs"

@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 
 from safe_ray.config.sweep import EXPERIMENT
 from safe_ray.files import read_record
+from safe_ray.training.job import CHECKPOINT
 from safe_ray.training.outcome import BankOutcome
 from tests.mlflow_servers import end_server, start_server
 from tests.sweep.test_sweep import (
@@ -112,18 +113,23 @@ def test_a_trials_process_that_is_killed_is_one_sentence(
     finished: tuple[Path, str], tmp_path: Path, tiny_config_dir: Path, weights: Path
 ) -> None:
     # Long enough to be killed in the middle, with a checkpoint to go on from.
-    slow = ("search.epochs=2000", "training.checkpoint_seconds=0.5", "search.candidates=4")
+    slow = ("search.epochs=2000", "training.checkpoint_seconds=0.5", "search.candidates=2")
     slow += ("tasks.seeds=[1]",)
-    driver = start(command(tiny_config_dir, weights, tmp_path, *slow), tmp_path, until=1)
-    killed = trial_process(driver.pid)
-    killed.kill()
+    driver = start(command(tiny_config_dir, weights, tmp_path, *slow), tmp_path, until=0)
+    checkpoint = bank(tmp_path, FIRST, 0) / CHECKPOINT
+    deadline = time.monotonic() + 240
+    while not checkpoint.exists():
+        assert driver.poll() is None, "the sweep ended before its trial could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    trial_process(driver.pid).kill()
     _, told = driver.communicate(timeout=280)
     assert driver.returncode == 0, told[-3000:]
     (line,) = (line for line in told.splitlines() if "died" in line)
     assert "its process died; it is tried again from its last checkpoint." in line
     assert line.startswith("shapes-2shot-seed")
     assert "Traceback" not in told
-    assert len(finished_banks(tmp_path)) == 2
+    assert len(finished_banks(tmp_path)) == 1
 
 
 def trial_process(driver: int) -> psutil.Process:
