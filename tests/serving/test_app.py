@@ -506,7 +506,7 @@ def test_a_person_sees_what_a_head_sees(server: Server, tmp_path: Path) -> None:
             assert page.run("document.documentElement.scrollWidth") <= width
             page.screenshot(SHOTS / f"{name}.png" if SHOTS else tmp_path / f"{name}.png")
         page.open(f"{server.url}/docs", 1000, 800)
-        page.until("document.body.innerText.includes('POST /v1/tasks/{task}:predict')")
+        page.until("document.body?.innerText.includes('POST /v1/tasks/{task}:predict')")
         ours = (server.url, "blob:", "data:", "about:")
         assert all(one.startswith(ours) for one in page.requests), page.requests
         assert [one for one in page.problems if "422" not in one] == []
