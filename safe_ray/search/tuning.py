@@ -74,7 +74,7 @@ def run_trials(
         on_trial_error = on_trial_complete
 
     def death(trial_id: str) -> Failure:
-        return death_of(_last_error(started.get(trial_id)))
+        return death_of(last_error(started.get(trial_id)))
 
     searcher.death, searcher.on_blind, searcher.selector = death, leave_out, label_selector
     trainable = tune.with_parameters(train or _train_bank_trial, settings=settings)
@@ -135,8 +135,14 @@ def _hushed() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _last_error(trial: Any) -> str:
-    """Return what Tune has written about a trial's last error, or "" if it has not."""
+def last_error(trial: Any) -> str:
+    """Return what Tune has written about a trial's last error, or "" if it has not.
+
+    Args:
+        trial: Tune's; None if its process died before it had begun.
+    """
+    if trial is None:
+        return ""
     try:
         return Path(trial.error_file).read_text().rpartition("Failure #")[2]
     except (OSError, TypeError):
