@@ -23,10 +23,9 @@ from safe_ray.files import read_record
 from safe_ray.sweep.ownership import OWNER
 from safe_ray.sweep.tracked import TRACKED
 from tests.mlflow_servers import Door, free_port, running_server
-from tests.sweep.test_sweep import command, run, summary_of, weights
+from tests.sweep.commands import command, run, summary_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-__all__ = ["weights"]
 
 # One task, and one bank of two candidates.
 SMALL = ("tasks.seeds=[1]", "search.candidates=2", "evaluation.targets=[]")

@@ -22,18 +22,9 @@ from safe_ray.files import read_record
 from safe_ray.training.job import CHECKPOINT
 from safe_ray.training.outcome import BankOutcome
 from tests.mlflow_servers import end_server, start_server
-from tests.sweep.test_sweep import (
-    command,
-    finished,
-    finished_banks,
-    run,
-    start,
-    summary_of,
-    weights,
-)
+from tests.sweep.commands import command, finished_banks, run, start, summary_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-__all__ = ["finished", "weights"]
 
 FIRST, SECOND = "shapes-2shot-seed1", "shapes-2shot-seed2"
 

@@ -10,7 +10,6 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -33,70 +32,9 @@ from safe_ray.sweep.page import make_page
 from safe_ray.tracking.experiments import systems_of
 from tests.conftest import SOME_SHAPES, TINY_MODEL
 from tests.report.html.pages import check_accessible, read
+from tests.sweep.commands import command, finished_banks, run, start, summary_of
 
 pytestmark = pytest.mark.slow
-
-SETTINGS = (
-    "backbone=tiny",
-    "tasks.datasets=[shapes]",
-    "tasks.shots=[2]",
-    "tasks.seeds=[1,2]",
-    "features.views=2",
-    "search.candidates=6",
-    "search.bank=2",
-    "search.epochs={low: 4, high: 12}",
-    "training.batch_size=8",
-    "evaluation.targets=[some_shapes]",
-)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: BackboneSpec) -> Path:
-    """A weights file, as plain open_clip reads it."""
-    add_model_config(tiny_backbone.model_config)
-    torch.manual_seed(0)
-    model = open_clip.create_model(TINY_MODEL)
-    file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(model.state_dict(), file)
-    return file
-
-
-def command(config_dir: Path, weights: Path, storage: Path, *overrides: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "safe_ray.tune",
-        "--config-dir",
-        str(config_dir),
-        *SETTINGS,
-        f"backbone.pretrained={weights}",
-        f"storage={storage}",
-        "sweep=trial",
-        "cluster.num_cpus=2",
-        *overrides,
-    ]
-
-
-def run(arguments: list[str], timeout: float = 280) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=timeout, check=False)
-
-
-def summary_of(storage: Path) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = json.loads(
-        (storage / "outputs" / "trial" / "summary.json").read_text()
-    )
-    return entries
-
-
-@pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, tiny_config_dir: Path, weights: Path
-) -> tuple[Path, str]:
-    """One whole sweep of two tasks: where it is, and what it printed."""
-    storage = tmp_path_factory.mktemp("storage")
-    done = run(command(tiny_config_dir, weights, storage))
-    assert done.returncode == 0, done.stderr[-3000:]
-    return storage, done.stdout
 
 
 def test_it_prints_a_table_and_where_everything_is(finished: tuple[Path, str]) -> None:
@@ -499,28 +437,6 @@ def test_a_name_is_taken_by_what_runs_and_goes_on_with_more(
     (again,) = summary_of(tmp_path)
     assert again["mlflow_run_id"] != small["mlflow_run_id"]
     assert {**again, "mlflow_run_id": ""} == {**small, "mlflow_run_id": ""}
-
-
-def start(arguments: list[str], storage: Path, until: int) -> subprocess.Popen[str]:
-    """Start a sweep, and return when it has finished `until` banks."""
-    driver = subprocess.Popen(
-        arguments,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 240
-    while len(finished_banks(storage)) < until:
-        assert driver.poll() is None, "the sweep ended before it could be stopped"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return driver
-
-
-def finished_banks(storage: Path) -> dict[Path, int]:
-    outcomes = (storage / "outputs" / "trial" / "banks").glob("*/*/*/outcome.json")
-    return {file: file.stat().st_mtime_ns for file in outcomes}
 
 
 @pytest.mark.timeout(900)
