@@ -212,6 +212,16 @@ def tiny_config_dir(
 
 
 @pytest.fixture(scope="session")
+def stored_maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of feature stores for whole sweeps: maps are made once for all test processes.
+
+    It is for sweeps whose test is about something else than extraction.
+    """
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "stored-maps"
+
+
+@pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Start one local Ray with two CPUs for the whole session."""
     import ray

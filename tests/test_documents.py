@@ -92,12 +92,13 @@ def test_the_readmes_table_has_averages_that_are_those_of_its_rows():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_the_demo_prints_what_the_readme_shows(tmp_path: Path):
+def test_the_demo_prints_what_the_readme_shows(tmp_path: Path, stored_maps: Path):
     makefile = (ROOT / "Makefile").read_text()
     recipe = makefile.partition("\ndemo:")[2].partition("\n\n")[0]
     found = re.search(r"\$\(BIN\)/python (-m safe_ray\.tune.*)", recipe)
     assert found is not None, recipe
     command = [sys.executable, *shlex.split(found[1]), f"storage={tmp_path}", "cluster.num_cpus=2"]
+    command += [f"features.store={stored_maps}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1400, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 

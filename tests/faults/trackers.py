@@ -23,6 +23,9 @@ def behind_a_door(lab: Lab) -> Iterator[None]:
     door = Door(server)
     door.open()
     lab.door, lab.tracking = door, f"http://127.0.0.1:{server}"
+    # Nothing of this is about images.
+    if lab.cluster is None:
+        lab.store = lab.world.undisturbed / "features"
     lab.overrides += [f"tracking.experiment={lab.folder.name}", "tracking.patience=10"]
     try:
         yield

@@ -47,10 +47,11 @@ def table(folder: Path, heading: str) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def finished(tmp_path_factory: pytest.TempPathFactory, stored_maps: Path) -> tuple[Path, str]:
     """The small embedded suite: where its sweeps are, and what was printed."""
     storage = tmp_path_factory.mktemp("storage")
-    done = run("suite=embedded_small", f"storage={storage}", "cluster.num_cpus=2")
+    where = [f"storage={storage}", f"features.store={stored_maps}"]
+    done = run("suite=embedded_small", *where, "cluster.num_cpus=2")
     assert done.returncode == 0, done.stderr[-3000:]
     return storage / "outputs", done.stdout
 

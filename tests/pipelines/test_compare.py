@@ -75,9 +75,12 @@ def test_each_half_of_the_data_sets_says_for_itself_what_a_rule_gains() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_suite_is_compared_and_its_banks_are_asked_again(tmp_path: Path) -> None:
+def test_a_suite_is_compared_and_its_banks_are_asked_again(
+    tmp_path: Path, stored_maps: Path
+) -> None:
     def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        where = ["suite=embedded_small", f"storage={tmp_path}", "cluster.num_cpus=2"]
+        where = ["suite=embedded_small", f"storage={tmp_path}", f"features.store={stored_maps}"]
+        where += ["cluster.num_cpus=2"]
         methods = "method=[safe,tuned_pooling,zero_shot]"
         return subprocess.run(
             [sys.executable, "-m", f"pipelines.{module}", *where, methods, *arguments],

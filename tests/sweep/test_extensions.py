@@ -107,7 +107,9 @@ def block(language: str) -> str:
 
 
 @pytest.mark.timeout(600)
-def test_a_method_is_a_module_and_a_file(tmp_path: Path, tiny_config_dir: Path) -> None:
+def test_a_method_is_a_module_and_a_file(
+    tmp_path: Path, tiny_config_dir: Path, stored_maps: Path
+) -> None:
     """The example of docs/methods.md beside methods of the package, through MLflow and report."""
     conf = tmp_path / "conf"
     shutil.copytree(tiny_config_dir, conf)
@@ -122,6 +124,7 @@ def test_a_method_is_a_module_and_a_file(tmp_path: Path, tiny_config_dir: Path) 
         str(conf),
         *SETTINGS,
         f"storage={tmp_path}",
+        f"features.store={stored_maps}",
         f"method=[{','.join(methods)}]",
         "method.tip_adapter_f.space.epochs=2",
         "evaluation.targets=[some_shapes]",
