@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safe_ray.errors import InputError
 from safe_ray.tracking.connection import (
@@ -15,6 +16,9 @@ from safe_ray.tracking.connection import (
     prepare_environment,
     without_password,
 )
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 
@@ -29,12 +33,16 @@ def fetch(uri: str) -> Path:
         InputError: `MLFLOW_TRACKING_URI` is not set, nobody answers there, or it has no such model.
     """
     tracking = _tracking(uri)
-    import mlflow
+    from mlflow import MlflowClient, artifacts
 
-    mlflow.set_tracking_uri(tracking)
-    mlflow.set_registry_uri(tracking)
     try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+        # MLflow looks a model's URI up where the whole process has set its registry to be. The
+        # caller's settings are the caller's, so the files' own place is asked for instead.
+        location = _location(MlflowClient(tracking, registry_uri=tracking), uri)
+        found = artifacts.download_artifacts(
+            artifact_uri=location, tracking_uri=tracking, registry_uri=tracking
+        )
+        return Path(found)
     except failures() as error:
         raise _not_given(uri, tracking, error) from error
 
@@ -59,6 +67,17 @@ def version_of(uri: str) -> str:
         return f"{name}/{client.get_model_version_by_alias(name, alias).version}"
     except failures() as error:
         raise _not_given(uri, tracking, error) from error
+
+
+def _location(client: MlflowClient, uri: str) -> str:
+    """Return where the files of a model's version, or of a logged model, are."""
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+    found = get_model_name_and_version(client, uri)
+    if len(found) == 1:
+        return str(client.get_logged_model(found[0]).artifact_location)
+    location = str(client.get_model_version_download_uri(*found))
+    return _location(client, location) if location.startswith("models:/") else location
 
 
 def _tracking(uri: str) -> str:

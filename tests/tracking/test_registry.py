@@ -13,9 +13,11 @@ from safe_ray.tracking.registry import fetch, version_of
 def test_an_alias_is_followed_where_it_moves(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import mlflow
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    before = mlflow.get_tracking_uri()
     client = MlflowClient(uri, registry_uri=uri)
     client.create_registered_model("photos")
     for number in ("1", "2"):
@@ -28,5 +30,7 @@ def test_an_alias_is_followed_where_it_moves(
         assert version_of("models:/photos@best") == f"photos/{number}"
         assert (fetch("models:/photos@best") / "head.json").read_text() == number
     assert version_of("models:/photos/1") == "models:/photos/1"
+    # What the process itself speaks to is as it was.
+    assert mlflow.get_registry_uri() == mlflow.get_tracking_uri() == before
     with pytest.raises(InputError, match="does not give models:/photos@worst"):
         version_of("models:/photos@worst")
