@@ -23,6 +23,20 @@ PHOTO_TEMPLATES = (
     "a cropped photo of a {}.",
 )
 
+PACKAGED = "pictogram"
+"""The backbone that comes with the package, which was trained on drawings."""
+
+DRAWING_TEMPLATES = ("a drawing of a {}.", "an icon of a {}.", "{}")
+
+
+def usual_templates(backbone: str | None) -> tuple[str, ...]:
+    """Return the prompts of somebody who has given none.
+
+    Args:
+        backbone: what was asked for; None for the one that comes with the package.
+    """
+    return DRAWING_TEMPLATES if backbone in (None, PACKAGED) else PHOTO_TEMPLATES
+
 
 def looks_like_location(text: str) -> bool:
     """Return whether the value of `data=` is a place where images are, and not a YAML file."""
@@ -69,8 +83,10 @@ def dataset_at(
         said.append(f"the names of the classes are those in {file}")
     chosen = {override.lstrip("+").partition("=")[0].partition(".")[0] for override in overrides}
     prompted = any(override.startswith("data.prompts") for override in overrides)
+    named = [word.partition("=")[2] for word in overrides if word.startswith("backbone=")]
+    templates = usual_templates(named[-1] if named else None)
     if not prompted and "templates" not in given:
-        said.append(f"the prompts are {', '.join(map(repr, PHOTO_TEMPLATES))}")
+        said.append(f"the prompts are {', '.join(map(repr, templates))}")
     if "backbone" not in chosen:
         said.append(
             "the backbone is the one that comes with the package, which was trained on drawings "
@@ -78,7 +94,7 @@ def dataset_at(
         )
     content = {
         "path": path,
-        "templates": PHOTO_TEMPLATES,
+        "templates": templates,
         "ensemble": "simple",
         "on_change": "redraw",
         "notes": (f"{'; '.join(said)}.",) if said else (),

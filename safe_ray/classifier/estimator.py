@@ -17,25 +17,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from safe_ray.errors import InputError, nearest
+from safe_ray.own_data import PACKAGED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import torch
     from torch import Tensor
 
+    from safe_ray.classifier.evidence import Evidence
     from safe_ray.classifier.explanation import Explanation
+    from safe_ray.classifier.dividing import Deciding
     from safe_ray.classifier.problem import LabelledSamples, Shots
     from safe_ray.classifier.samples import Names, Sample
     from safe_ray.config import SweepConfig
     from safe_ray.prediction.predictor import Predictor
     from safe_ray.progress import Reporter
-    from safe_ray.report.summary import ValidationResult
 
 # tqdm's, in a notebook without widgets, and nothing here shows its bars.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
-PACKAGED = "pictogram"
 _BATCH = 64
 _WRITTEN_BY_SAVE = ("format_version", "weights", "how_to_load")
 
@@ -60,7 +60,8 @@ class FewShotClassifier:
         candidates: how many heads are trained to choose from.
         class_names: words for labels that are none, `{label: name}` or `{label: [name, another]}`;
             the prompts have them. A folder may have them in `classes.yaml`.
-        templates: prompts with one `{}` each; None is some for photos.
+        templates: prompts with one `{}` each; None is some for drawings with `pictogram`, and some
+            for photos with any other backbone.
         metric: `accuracy` or `mean_per_class`: what is chosen by, and what `score` returns.
         validation: `auto`, `coop`, `cross`, `full` or `held_out` (see `search.validation`).
         seed: draws the images to train on.
@@ -74,7 +75,8 @@ class FewShotClassifier:
     Attributes:
         classes_: the labels, in the order of `predict_proba`'s columns.
         class_names_: what the prompts call them.
-        validation_: what the samples that decided say of the chosen head; None after `load`.
+        validation_: what the images that decided say of the chosen head, with an interval, beside
+            what they say of zero-shot; None after `load`. Printed, it is a sentence.
         best_params_: what the chosen head was trained with, and its knobs, such as `alpha`.
         card_: what is known of the head; see `head.json`.
     """
@@ -83,7 +85,7 @@ class FewShotClassifier:
 
     classes_: np.ndarray
     class_names_: tuple[str, ...]
-    validation_: ValidationResult | None
+    validation_: Evidence | None
     best_params_: dict[str, float]
     card_: dict[str, Any]
 
@@ -169,7 +171,13 @@ class FewShotClassifier:
         )
 
     def fit(
-        self, images: Any, labels: Any = None, *, shots: Shots | None = None
+        self,
+        images: Any,
+        labels: Any = None,
+        *,
+        shots: Shots | None = None,
+        groups: Any = None,
+        validation_data: tuple[Any, Any] | None = None,
     ) -> FewShotClassifier:
         """Search a head for some labelled images.
 
@@ -179,6 +187,11 @@ class FewShotClassifier:
                 the first is trained on, the second chosen on, and the third left alone.
             labels: the class of each image, text or a whole number.
             shots: in place of the parameter, this time.
+            groups: for each image what it belongs to, such as the film that a frame is from: images
+                of one group all train, or all decide. Without, images that show one thing may do
+                both, and validation then promises more than new images give.
+            validation_data: `(images, labels)` that decide and do not train, in place of some of
+                those that were given.
 
         Returns:
             This classifier.
@@ -189,23 +202,28 @@ class FewShotClassifier:
         """
         import torch
 
-        from safe_ray.classifier.fitting import train
+        from safe_ray.classifier.dividing import deciding_of
+        from safe_ray.classifier.fitting import device_named, train
 
-        device = _device(self.device)
+        device = device_named(self.device)
         kept = tempfile.TemporaryDirectory(prefix="safe-ray-")
         with kept as folder, self._reporter() as reporter:
-            given = self._given(images, labels)
-            config = self._config(given, self.shots if shots is None else shots, Path(folder))
+            shots = self.shots if shots is None else shots
+            deciding = deciding_of(
+                labels, groups, validation_data, self.validation, shots, self.seed
+            )
+            given = self._given(images, labels, deciding)
+            config = self._config(given, shots, Path(folder))
             threads = torch.get_num_threads()
             try:
-                trained = train(config, given.manifest, device, reporter)
+                trained = train(config, given.manifest, device, reporter, given.independent)
             finally:
                 torch.set_num_threads(threads)
         card = {**trained.predictor.card}
         if given.labels.dtype.kind not in "US":
             card["labels"] = given.labels.tolist()
         self._take(trained.predictor, trained.state, card)
-        self.validation_ = trained.choice.validation
+        self.validation_ = trained.evidence
         return self
 
     def predict(self, images: Any) -> np.ndarray:
@@ -338,12 +356,13 @@ class FewShotClassifier:
         Raises:
             InputError: there is no such head, it is damaged, or its backbone cannot be loaded.
         """
+        from safe_ray.classifier.fitting import device_named
         from safe_ray.heads.artifact import load_head
         from safe_ray.prediction.heads import find_head
         from safe_ray.prediction.predictor import Predictor
 
         folder = find_head(str(head))
-        predictor = Predictor.load(folder, _device(device), trusted=trusted)
+        predictor = Predictor.load(folder, device_named(device), trusted=trusted)
         state, card = load_head(folder)
         labels, names = _labels(card), card.get("names") or card["class_names"]
         if len(labels) != len(card["class_names"]):
@@ -392,12 +411,19 @@ class FewShotClassifier:
             found.append(predictor.logits(pixels).numpy())
         return np.concatenate(found)
 
-    def _given(self, images: Any, labels: Any) -> LabelledSamples:
+    def _given(self, images: Any, labels: Any, deciding: Deciding | None) -> LabelledSamples:
         from safe_ray.classifier.problem import from_images, from_place
         from safe_ray.classifier.samples import is_data_set, samples_of
 
         if labels is not None:
-            return from_images(samples_of(images), labels, self.class_names, self.templates)
+            return from_images(
+                samples_of(images),
+                labels,
+                self.class_names,
+                self.templates,
+                self.backbone,
+                deciding,
+            )
         if not is_data_set(images):
             raise InputError(
                 "fit needs the label of each image: give them, or a folder with a folder of images "
@@ -416,7 +442,8 @@ class FewShotClassifier:
             "method": self.method,
             "tasks.seeds": [self.seed],
             "search.candidates": self.candidates,
-            "search.validation": self.validation,
+            # What the person has set aside to decide decides, all of it.
+            "search.validation": "full" if given.independent else self.validation,
             "evaluation.metric": self.metric,
             "sweep": "fit",
             "storage": folder,
@@ -440,20 +467,3 @@ class FewShotClassifier:
 def _labels(card: Mapping[str, Any]) -> list[Any]:
     """Return what the person calls each class of a head: numbers, folders, or their names."""
     return list(card.get("labels") or card.get("called") or card["class_names"])
-
-
-def _device(name: str | None) -> torch.device:
-    import torch
-
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        usable = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_available())
-    except RuntimeError:
-        usable = False
-    if not usable:
-        raise InputError(
-            f"device is {name!r}: give 'cpu', or 'cuda' where there is a GPU, or None."
-        )
-    return device

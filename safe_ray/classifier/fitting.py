@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from safe_ray.backbones.openclip import load_backbone
+from safe_ray.classifier.evidence import Evidence, twins_that_decide
 from safe_ray.cluster import ClusterResources, Node, TrialPlan, plan_trials
 from safe_ray.config import SweepConfig
 from safe_ray.data.manifest import Manifest
@@ -47,16 +48,20 @@ class Trained:
     Attributes:
         predictor: the head at work.
         state: the head's tensors; empty for a method that keeps nothing.
-        choice: the candidate, and what the validation samples say of it.
+        evidence: what the validation samples say of it.
     """
 
     predictor: Predictor
     state: Mapping[str, Tensor]
-    choice: Choice
+    evidence: Evidence
 
 
 def train(
-    config: SweepConfig, manifest: Manifest, device: torch.device, reporter: Reporter
+    config: SweepConfig,
+    manifest: Manifest,
+    device: torch.device,
+    reporter: Reporter,
+    independent: bool = False,
 ) -> Trained:
     """Search the best head for the one task of a configuration.
 
@@ -64,7 +69,8 @@ def train(
         config: of one data set, one number of shots, one seed and one method.
         manifest: the data set; its test split is not looked at.
         device: where to compute.
-        reporter: is told what is assumed, and how far the work is.
+        reporter: is told what is assumed, how far the work is, and what came of it.
+        independent: the person has said which images decide, or which belong together.
 
     Raises:
         InputError: something about the images or the settings that a person can mend.
@@ -79,6 +85,9 @@ def train(
         reporter.say(sentence)
     images = check_images(config, manifests, episodes, reporter.phase)
     for sentence in images.remarks():
+        reporter.say(sentence)
+    [checked] = images.tasks
+    for sentence in twins_that_decide(checked.support, checked.validation):
         reporter.say(sentence)
     backbone = load_backbone(config.backbone.spec(), device)
     [group] = groups_of(config)
@@ -122,13 +131,37 @@ def train(
             f"All {total} candidates diverged: search smaller learning rates, with "
             "settings={'search.lr': {'low': 1e-6, 'high': 1e-3}}."
         )
+    evidence = Evidence.of(choice.validation, facts.validation_count, facts.selection, total)
+    if choice.winner.folder is not None:
+        for sentence in evidence.sentences(independent or checked.episode.source == "val"):
+            reporter.say(sentence)
     if search.cautious and choice.winner.folder is not None and not choice.validation.gain_shown:
         choice = as_zero_shot(choice, config.outputs)
         reporter.say("Validation does not show a gain over zero-shot, which takes its place.")
     state, card = _kept(choice, facts)
     classifier = load_classifier(config.outputs / "tasks" / task.id)
     predictor = Predictor.of(card, state, backbone, classifier, choice.winner.at, device)
-    return Trained(predictor, state, choice)
+    return Trained(predictor, state, evidence)
+
+
+def device_named(name: str | None) -> torch.device:
+    """Return a device: the one that was asked for, or a GPU where there is one.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        usable = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_available())
+    except RuntimeError:
+        usable = False
+    if not usable:
+        raise InputError(
+            f"device is {name!r}: give 'cpu', or 'cuda' where there is a GPU, or None."
+        )
+    return device
 
 
 def plan_here(device: torch.device) -> TrialPlan:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from safe_ray.classifier.dividing import Deciding, checked_groups, validation_rows
 from safe_ray.classifier.samples import Labels, Names, Sample, names_of
 from safe_ray.compose import load_config
 from safe_ray.config import DatasetConfig, SweepConfig, validate_dataset
@@ -20,7 +21,7 @@ from safe_ray.data.readers.base import BYTES_SCHEMA, FILES_SCHEMA
 from safe_ray.data.readers.splitting import SPLIT_OPTIONS
 from safe_ray.data.sources import image_sources
 from safe_ray.errors import InputError
-from safe_ray.own_data import OPTIONS, PHOTO_TEMPLATES, dataset_at
+from safe_ray.own_data import OPTIONS, dataset_at, usual_templates
 
 Shots = int | Literal["all"]
 
@@ -37,11 +38,13 @@ class LabelledSamples:
         config: of the data set.
         manifest: its images.
         labels: what the person calls each of the manifest's classes.
+        independent: the person has said which images decide, or which belong together.
     """
 
     config: DatasetConfig
     manifest: Manifest
     labels: np.ndarray
+    independent: bool = False
 
 
 def from_images(
@@ -49,19 +52,29 @@ def from_images(
     labels: Any,
     class_names: Names | None,
     templates: Sequence[str] | None,
+    backbone: str | None = None,
+    deciding: Deciding | None = None,
 ) -> LabelledSamples:
     """Return images that were given one by one; all of them may be trained on.
 
+    Args:
+        samples: the images.
+        labels: of each.
+        class_names: better words for some of the labels.
+        templates: prompts; None for the usual ones of the backbone.
+        backbone: its name; None for the one that comes with the package.
+        deciding: which images decide, or which belong together.
+
     Raises:
-        InputError: there is none, labels and images do not belong together, or the classes have
-            names that the prompts cannot tell apart.
+        InputError: there is none, labels and images do not belong together, the classes have
+            names that the prompts cannot tell apart, or no image is left to decide by.
     """
     if not samples:
         raise InputError("There are no images to fit: give some of each class.")
     found = Labels.of(labels, len(samples))
     labels = found.classes.tolist()
     names = names_of(labels, class_names, [(str(label),) for label in labels])
-    prompts = PHOTO_TEMPLATES if templates is None else tuple(templates)
+    prompts = usual_templates(backbone) if templates is None else tuple(templates)
     notes = []
     if templates is None:
         notes.append(f"the prompts are {', '.join(map(repr, prompts))}")
@@ -79,14 +92,28 @@ def from_images(
             "notes": (f"{'; '.join(notes)}.",) if notes else (),
         },
     )
-    train = _table(samples, found.indices)
+    others: Sequence[Sample] = ()
+    indices, decides = found.indices, np.zeros(len(samples), bool)
+    if deciding is not None and deciding.groups is not None:
+        groups = checked_groups(deciding.groups, len(samples))
+        decides = validation_rows(indices, groups, deciding.shots, deciding.seed)
+    elif deciding is not None:
+        others = deciding.samples
+        indices = np.concatenate([indices, found.places(deciding.labels, len(others))])
+        decides = np.arange(len(indices)) >= len(samples)
+    table = _table([*samples, *others], indices)
     manifest = Manifest(
         IN_MEMORY,
         tuple(map(str, labels)),
         check_templates(config.templates, "templates"),
-        {"train": train, "val": train.slice(0, 0), "test": train.slice(0, 0)},
+        {
+            "train": table.filter(pa.array(~decides)),
+            "val": table.filter(pa.array(decides)),
+            "test": table.slice(0, 0),
+        },
     )
-    return LabelledSamples(config, _named(manifest, labels, names), found.classes)
+    named = _named(manifest, labels, names)
+    return LabelledSamples(config, named, found.classes, independent=deciding is not None)
 
 
 def from_place(

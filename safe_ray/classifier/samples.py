@@ -215,6 +215,27 @@ class Labels:
             )
         return Labels(classes, indices.astype(np.int64))
 
+    def places(self, labels: Any, count: int) -> np.ndarray:
+        """Return the place of each of so many other labels among the classes, int64.
+
+        Raises:
+            InputError: not as many, or one that no class has.
+        """
+        given = np.asarray(labels)
+        if given.shape != (count,):
+            raise InputError(
+                f"There are {len(given) if given.ndim else 1} labels for {count} validation "
+                "images: give one for each."
+            )
+        known = {label: place for place, label in enumerate(self.classes.tolist())}
+        for label in given.tolist():
+            if label not in known:
+                raise InputError(
+                    f"A validation image has the label {label!r}, and no image that trains has "
+                    f"it.{nearest(str(label), list(map(str, known)))}"
+                )
+        return np.array([known[label] for label in given.tolist()], np.int64)
+
 
 def names_of(
     labels: Sequence[Any], given: Names | None, usual: Sequence[tuple[str, ...]]
