@@ -72,7 +72,7 @@ def deciding_of(
             "validation at 'auto'."
         )
     if groups is not None:
-        return Deciding(groups=groups, shots=None if shots == "all" else int(shots), seed=seed)
+        return Deciding(groups=groups, shots=shots if isinstance(shots, int) else None, seed=seed)
     if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
         raise InputError("validation_data is not two things: give (images, labels).")
     others = samples_of(validation_data[0])

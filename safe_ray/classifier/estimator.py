@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from safe_ray.classifier.evidence import Evidence
     from safe_ray.classifier.explanation import Explanation
-    from safe_ray.classifier.dividing import Deciding
     from safe_ray.classifier.problem import LabelledSamples, Shots
     from safe_ray.classifier.samples import Names, Sample
     from safe_ray.config import SweepConfig
@@ -204,6 +203,7 @@ class FewShotClassifier:
 
         from safe_ray.classifier.dividing import deciding_of
         from safe_ray.classifier.fitting import device_named, train
+        from safe_ray.classifier.problem import labelled
 
         device = device_named(self.device)
         kept = tempfile.TemporaryDirectory(prefix="safe-ray-")
@@ -212,7 +212,9 @@ class FewShotClassifier:
             deciding = deciding_of(
                 labels, groups, validation_data, self.validation, shots, self.seed
             )
-            given = self._given(images, labels, deciding)
+            given = labelled(
+                images, labels, self.class_names, self.templates, self.backbone, deciding
+            )
             config = self._config(given, shots, Path(folder))
             threads = torch.get_num_threads()
             try:
@@ -410,27 +412,6 @@ class FewShotClassifier:
         for pixels in batches_of_pixels(samples, predictor.preprocessing, _BATCH):
             found.append(predictor.logits(pixels).numpy())
         return np.concatenate(found)
-
-    def _given(self, images: Any, labels: Any, deciding: Deciding | None) -> LabelledSamples:
-        from safe_ray.classifier.problem import from_images, from_place
-        from safe_ray.classifier.samples import is_data_set, samples_of
-
-        if labels is not None:
-            return from_images(
-                samples_of(images),
-                labels,
-                self.class_names,
-                self.templates,
-                self.backbone,
-                deciding,
-            )
-        if not is_data_set(images):
-            raise InputError(
-                "fit needs the label of each image: give them, or a folder with a folder of images "
-                "for each class."
-            )
-        chosen = None if self.backbone == PACKAGED else self.backbone
-        return from_place(images, self.class_names, self.templates, chosen)
 
     def _config(self, given: LabelledSamples, shots: Shots, folder: Path) -> SweepConfig:
         from safe_ray.classifier.problem import configure

@@ -12,7 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from safe_ray.classifier.dividing import Deciding, checked_groups, validation_rows
-from safe_ray.classifier.samples import Labels, Names, Sample, names_of
+from safe_ray.classifier.samples import (
+    Labels,
+    Names,
+    Sample,
+    is_data_set,
+    names_of,
+    samples_of,
+)
 from safe_ray.compose import load_config
 from safe_ray.config import DatasetConfig, SweepConfig, validate_dataset
 from safe_ray.data.manifest import Manifest, load_manifest
@@ -21,7 +28,7 @@ from safe_ray.data.readers.base import BYTES_SCHEMA, FILES_SCHEMA
 from safe_ray.data.readers.splitting import SPLIT_OPTIONS
 from safe_ray.data.sources import image_sources
 from safe_ray.errors import InputError
-from safe_ray.own_data import OPTIONS, dataset_at, usual_templates
+from safe_ray.own_data import OPTIONS, PACKAGED, dataset_at, usual_templates
 
 Shots = int | Literal["all"]
 
@@ -45,6 +52,30 @@ class LabelledSamples:
     manifest: Manifest
     labels: np.ndarray
     independent: bool = False
+
+
+def labelled(
+    images: Any,
+    labels: Any,
+    class_names: Names | None,
+    templates: Sequence[str] | None,
+    backbone: str,
+    deciding: Deciding | None,
+) -> LabelledSamples:
+    """Return what was given to be fitted: images with their labels, or a place that has both.
+
+    Raises:
+        InputError: there are no labels, or see `from_images` and `from_place`.
+    """
+    if labels is not None:
+        samples = samples_of(images)
+        return from_images(samples, labels, class_names, templates, backbone, deciding)
+    if not is_data_set(images):
+        raise InputError(
+            "fit needs the label of each image: give them, or a folder with a folder of images "
+            "for each class."
+        )
+    return from_place(images, class_names, templates, None if backbone == PACKAGED else backbone)
 
 
 def from_images(
