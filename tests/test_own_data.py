@@ -57,12 +57,28 @@ def test_a_folder_is_the_only_data_set_and_all_of_it_is_used(shapes: Path, tmp_p
 def test_what_was_assumed_is_said_and_what_was_chosen_is_not(shapes: Path, tmp_path: Path) -> None:
     place = f"storage={tmp_path}"
     (said,) = load_config([f"data={shapes}", place]).datasets["my_shapes"].notes
-    for words in (str(shapes), "'folder'", "a photo of a {}", "backbone=rn50"):
+    for words in (str(shapes), "'folder'", "a drawing of a {}", "backbone=rn50"):
         assert words in said
     chosen = [f"data={shapes}", place, "backbone=rn50", "data.prompts=ensemble"]
     (said,) = load_config(chosen).datasets["my_shapes"].notes
     assert "backbone" not in said
     assert "a photo of a {}" not in said
+
+
+@pytest.mark.parametrize(
+    ("backbone", "prompt"),
+    [
+        ([], "a drawing of a {}."),
+        (["backbone=pictogram"], "a drawing of a {}."),
+        (["backbone=rn50"], "a photo of a {}."),
+    ],
+)
+def test_the_usual_prompts_are_for_what_the_backbone_knows(
+    shapes: Path, tmp_path: Path, backbone: list[str], prompt: str
+) -> None:
+    config = load_config([f"data={shapes}", f"storage={tmp_path}", *backbone])
+    assert prompt in config.datasets["my_shapes"].templates
+    assert any(prompt in note for note in config.datasets["my_shapes"].notes)
 
 
 def test_other_settings_go_on_top(shapes: Path, tmp_path: Path) -> None:

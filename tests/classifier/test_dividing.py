@@ -60,7 +60,7 @@ def test_a_group_of_several_classes_is_kept_together(seed: int) -> None:
 
 
 def test_groups_that_leave_nothing_to_decide_by_are_refused() -> None:
-    with pytest.raises(InputError, match="6 images are of 2 groups.*validation_data"):
+    with pytest.raises(InputError, match=r"6 images are of 2 groups.*validation_data"):
         validation_rows(*films(2, 1, 3), 2, 1)
     with pytest.raises(InputError, match="There are 3 groups for 4 images"):
         checked_groups(["a", "b", "c"], 4)
