@@ -86,7 +86,7 @@ def test_texts_name_the_command_as_it_was_called(monkeypatch: pytest.MonkeyPatch
     )
 
 
-@pytest.mark.parametrize("verb", ["predict", "report"])
+@pytest.mark.parametrize("verb", ["predict", "report", "export", "serve"])
 def test_a_verbs_own_help_names_the_script(verb: str) -> None:
     done = run(verb, "--help")
     assert done.returncode == 0, done.stderr

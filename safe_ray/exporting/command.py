@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safe_ray.arguments import HELP, VERSION, Arguments, Option, answer, help_lines, parse, version
+from safe_ray.arguments import (
+    HELP,
+    VERSION,
+    Arguments,
+    Option,
+    answer,
+    help_lines,
+    parse,
+    spelled,
+    version,
+)
 from safe_ray.errors import InputError, nearest
 
 OUT = Option("--out", "the folder of the bundle, new or empty", "DIR")
@@ -59,7 +69,7 @@ def _run(given: Arguments) -> int:
         print(version())
         return 0
     if HELP.name in given.flags:
-        print("\n".join([USAGE, *help_lines(OPTIONS)]))
+        print(spelled("\n".join([USAGE, *help_lines(OPTIONS)])))
         return 0
     return export(_request(given))
 
@@ -121,7 +131,7 @@ def export(request: Request) -> int:
     if request.format == "torch":
         print(f"  to use it  the lines `how_to_load` in {shown / 'bundle.json'}")
     else:
-        print(f"  to use it  python -m safe_ray.predict {shown} <images>")
+        print(spelled(f"  to use it  python -m safe_ray.predict {shown} <images>"))
     return 0
 
 

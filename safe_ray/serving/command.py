@@ -17,7 +17,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from safe_ray.arguments import HELP, VERSION, Arguments, Option, answer, help_lines, parse, version
+from safe_ray.arguments import (
+    HELP,
+    VERSION,
+    Arguments,
+    Option,
+    answer,
+    help_lines,
+    parse,
+    spelled,
+    version,
+)
 from safe_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,7 +94,7 @@ def _run(given: Arguments) -> int:
         print(version())
         return 0
     if HELP.name in given.flags:
-        print("\n".join([USAGE, *help_lines(OPTIONS)]))
+        print(spelled("\n".join([USAGE, *help_lines(OPTIONS)])))
         return 0
     if not given.rest:
         raise InputError("Which heads? Write python -m safe_ray.serve outputs/<sweep>.")

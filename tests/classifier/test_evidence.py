@@ -118,5 +118,7 @@ def test_images_that_decide_may_be_given(
     model = quick(tiny_config_dir, candidates=1).fit(images, labels, validation_data=others)
     assert model.validation_ is not None
     assert (model.validation_.samples, model.validation_.selection) == (15, "full")
+    # What decided sees images, classes and the blend as whoever predicts does.
+    assert model.score(*others) == pytest.approx(model.validation_.accuracy)
     with pytest.raises(InputError, match="'red circl', and no image that trains has it"):
         FewShotClassifier().fit(images, labels, validation_data=(images[:1], ["red circl"]))

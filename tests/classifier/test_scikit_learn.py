@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.utils.validation import check_is_fitted
 
 from safe_ray import FewShotClassifier
@@ -43,6 +43,21 @@ def test_it_is_cross_validated(tiny_config_dir: Path) -> None:
     )
     assert scores.shape == (2,)
     assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_groups_go_to_the_folds_and_into_each_fit(tiny_config_dir: Path) -> None:
+    images, labels = drawings(6)
+    films = [place // 2 for place in range(len(images))]
+    scores = cross_val_score(
+        quick(tiny_config_dir, candidates=1),
+        images,
+        labels,
+        groups=films,
+        cv=GroupKFold(3),
+        params={"groups": films},
+        error_score="raise",
+    )
+    assert scores.shape == (3,)
 
 
 @pytest.mark.filterwarnings("error")
