@@ -52,9 +52,12 @@ class Evidence(ValidationResult):
 
     def __str__(self) -> str:
         low, high = self.interval
-        shown = (
-            "a gain beyond chance" if self.gain_shown else "a difference that chance may have given"
-        )
+        if self.gained == self.lost:
+            shown = "no difference"
+        elif self.gain_shown:
+            shown = "a gain beyond chance"
+        else:
+            shown = "a difference that chance may have given"
         return (
             f"of {self.samples} validation images {self.accuracy:.1%} are right ({CONFIDENCE:.0%} "
             f"interval {low:.1%} to {high:.1%}) and {self.zero_shot_accuracy:.1%} zero-shot, "
@@ -75,10 +78,10 @@ class Evidence(ValidationResult):
             )
         if not independent:
             said.append(
-                "The validation images are some of those that were given. Where several show one "
-                "thing (frames of a film, versions of a drawing), it may train and decide, and "
-                "heads are preferred that know it again: say which belong together with "
-                "fit(..., groups=...), or give others to decide with fit(..., "
+                "The images that decide are some of those that were given. If several show one "
+                "thing (frames of a film, versions of a drawing), some of them train while others "
+                "decide, and the number above is too good for new things: say which belong "
+                "together with fit(..., groups=...), or give other images to decide with fit(..., "
                 "validation_data=(images, labels))."
             )
         return said

@@ -232,14 +232,23 @@ class _Count:
         now = time.monotonic()
         if not self._quiet and now - self._said >= _EVERY:
             self._said = now
-            rate = self.images / (now - self._began)
-            print(f"{self.images} images so far, {rate:.0f} a second", file=sys.stderr, flush=True)
+            done, rate = _images(self.images), _a_second(self.images, now - self._began)
+            print(f"{done} so far, {rate}", file=sys.stderr, flush=True)
 
     def summary(self, seconds: float) -> str:
         """Return the line at the end."""
-        text = f"{self.images} images in {duration(seconds)}"
+        text = f"{_images(self.images)} in {duration(seconds)}"
         if seconds > 0:
-            text += f" ({self.images / seconds:.0f} a second)"
+            text += f" ({_a_second(self.images, seconds)})"
         if self.errors:
             text += f"; {self.errors} could not be read, and their rows say why"
         return f"{text}."
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count != 1)}"
+
+
+def _a_second(count: int, seconds: float) -> str:
+    rate = count / seconds
+    return f"{rate:.0f} a second" if rate >= 10 else f"{rate:.1f} a second"

@@ -49,6 +49,7 @@ def test_zero_shot_stands_beside_it() -> None:
         "zero-shot, a gain beyond chance"
     )
     assert "a difference that chance may have given" in str(evidence(4, 3))
+    assert str(evidence(3, 3)).endswith("65.6% zero-shot, no difference")
 
 
 def test_what_the_number_is_not_is_said() -> None:
