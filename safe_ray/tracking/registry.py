@@ -14,6 +14,7 @@ from safe_ray.tracking.connection import (
     first_line,
     normalise_uri,
     prepare_environment,
+    sqlite_file,
     without_password,
 )
 
@@ -89,6 +90,12 @@ def _tracking(uri: str) -> str:
             "or the database, such as sqlite:///mlflow.db."
         )
     tracking = normalise_uri(named)
+    file = sqlite_file(tracking)
+    if file is not None and not file.exists():
+        # MLflow would make it, and say that there is no such model in it.
+        raise InputError(
+            f"{uri} is a model in MLflow, and there is no database {file}: correct {TRACKING_URI}."
+        )
     prepare_environment()
     check_reachable(tracking)
     return tracking

@@ -34,3 +34,14 @@ def test_an_alias_is_followed_where_it_moves(
     assert mlflow.get_registry_uri() == mlflow.get_tracking_uri() == before
     with pytest.raises(InputError, match="does not give models:/photos@worst"):
         version_of("models:/photos@worst")
+
+
+def test_a_database_that_is_not_there_is_told_and_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
+    for ask in (fetch, version_of):
+        with pytest.raises(InputError, match=r"there is no database .*mlflow\.db: correct MLFLOW_"):
+            ask("models:/photos@best")
+    assert not file.exists()
