@@ -25,9 +25,9 @@ PUBLIC = {
     "prediction": ["safe_ray.prediction.predictor.Predictor"],
     "data": ["safe_ray.data.manifest.load_manifest", "safe_ray.data.episodes.draw_episode"],
     "backbones": ["safe_ray.backbones.openclip.load_backbone", "safe_ray.specs.BackboneSpec"],
-    "poolings": ["safe_ray.poolings.base.Pooling", "safe_ray.poolings.base.find_pooling"],
+    "poolings": ["safe_ray.poolings.Pooling", "safe_ray.poolings.find_pooling"],
     "heads": ["safe_ray.heads.artifact.save_head", "safe_ray.heads.bank.Bank"],
-    "methods": ["safe_ray.methods.base.Method", "safe_ray.methods.base.TaskData"],
+    "methods": ["safe_ray.methods.Method", "safe_ray.methods.base.make_method"],
     "errors": ["safe_ray.errors.InputError"],
 }
 
