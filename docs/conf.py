@@ -57,12 +57,12 @@ python_maximum_signature_line_length = 88
 
 html_theme = "furo"
 html_title = f"safe_ray {release}"
-html_static_path = ["site"]
+html_static_path = ["site/static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_copyright = False
 html_additional_pages = {"index": "redirect.html"}
-templates_path = ["site"]
+templates_path = ["site/templates"]
 
 CONTENTS = {
     "Use": ["python", "notebooks/few_shot", "data", "predict", "export", "serve", "report"],

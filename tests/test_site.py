@@ -27,7 +27,7 @@ PUBLIC = {
     "backbones": ["safe_ray.backbones.openclip.load_backbone", "safe_ray.specs.BackboneSpec"],
     "poolings": ["safe_ray.poolings.Pooling", "safe_ray.poolings.find_pooling"],
     "heads": ["safe_ray.heads.artifact.save_head", "safe_ray.heads.bank.Bank"],
-    "methods": ["safe_ray.methods.Method", "safe_ray.methods.base.make_method"],
+    "methods": ["safe_ray.methods.base.Method", "safe_ray.methods.base.make_method"],
     "errors": ["safe_ray.errors.InputError"],
 }
 
