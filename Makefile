@@ -11,7 +11,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test expect fuzz bench render faults lint format clean
+.PHONY: help demo test docs expect fuzz bench render faults lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -22,6 +22,10 @@ demo: $(VENV)/.installed ## install, then search every embedded task and print t
 
 test: $(VENV)/.installed-dev ## install with the development tools, then run the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=40
+
+docs: $(VENV)/.installed-dev ## build the documentation as a site, build/docs/index.html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . build/docs
+	@echo "The site is build/docs/index.html."
 
 expect: $(VENV)/.installed-dev ## run the whole embedded suite, and compare with docs/results.md and conf/tasks
 	$(BIN)/python -m pytest --long -m long

@@ -100,7 +100,9 @@ def pages_of(
         pages.append(("run", base + links.run(experiment_id, str(recorded[0].mlflow_run_id))))
     names = {model_name(r.backbone, r.dataset, r.shots) for r in recorded if r.head is not None}
     if registered and names:
-        shown = links.registered_model(names.pop()) if len(names) == 1 else "#/models"
+        shown = (
+            links.registered_model(names.pop()) if len(names) == 1 else links.registered_models()
+        )
         pages.append(("models", base + shown))
     return pages
 

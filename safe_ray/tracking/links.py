@@ -9,6 +9,9 @@ from safe_ray.redaction import redacted
 OWN_ADDRESS = "http://127.0.0.1:5000"
 """Where `mlflow ui` listens when nobody tells it otherwise."""
 
+_TRAINING = "workflowType=machine_learning"
+"""MLflow opens a page with the menu of agents and prompts, unless its address says otherwise."""
+
 
 def is_server(uri: str) -> bool:
     """Whether the runs are with a server, which has pages of its own."""
@@ -26,15 +29,21 @@ def base_of(uri: str) -> str:
 
 def experiment(experiment_id: str, condition: str = "") -> str:
     """Return the page of an experiment's runs, perhaps filtered."""
-    search = f"?searchFilter={quote(condition, safe='')}" if condition else ""
-    return f"#/experiments/{quote(experiment_id)}/runs{search}"
+    search = f"searchFilter={quote(condition, safe='')}&" if condition else ""
+    return f"#/experiments/{quote(experiment_id)}/runs?{search}{_TRAINING}"
 
 
 def run(experiment_id: str, run_id: str) -> str:
     """Return the page of a run."""
-    return f"#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
+    return f"#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}?{_TRAINING}"
 
 
 def registered_model(name: str, version: str | None = None) -> str:
     """Return the page of a registered model, or of one of its versions."""
-    return f"#/models/{quote(name, safe='')}" + (f"/versions/{quote(version)}" if version else "")
+    below = f"/versions/{quote(version)}" if version else ""
+    return f"#/models/{quote(name, safe='')}{below}?{_TRAINING}"
+
+
+def registered_models() -> str:
+    """Return the page that lists the registered models."""
+    return f"#/models?{_TRAINING}"

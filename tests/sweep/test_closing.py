@@ -181,15 +181,15 @@ def test_pages_of_a_server_show_the_sweep_its_run_and_its_model_without_a_passwo
     pages = dict(pages_of(uri, "7", "my sweep", recorded(), registered=True))
     assert pages == {
         "runs": "https://tracker/mlflow/#/experiments/7/runs?searchFilter="
-        "tags.sweep%20%3D%20%22my%20sweep%22",
-        "run": "https://tracker/mlflow/#/experiments/7/runs/run1",
-        "models": f"https://tracker/mlflow/#/models/{NAME}",
+        "tags.sweep%20%3D%20%22my%20sweep%22&workflowType=machine_learning",
+        "run": "https://tracker/mlflow/#/experiments/7/runs/run1?workflowType=machine_learning",
+        "models": f"https://tracker/mlflow/#/models/{NAME}?workflowType=machine_learning",
     }
 
 
 def test_pages_of_a_database_are_those_that_its_command_opens():
     pages = dict(pages_of("sqlite:////db", "7", "x", recorded(seeds=(1, 2)), registered=True))
-    assert pages["models"] == f"http://127.0.0.1:5000/#/models/{NAME}"
+    assert pages["models"] == f"http://127.0.0.1:5000/#/models/{NAME}?workflowType=machine_learning"
     assert "run" not in pages
 
 

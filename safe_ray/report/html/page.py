@@ -172,7 +172,9 @@ def table(
         )
         for cells, kind in rows
     ]
-    inside = tag("table", tag("caption", caption), tag("thead", header), tag("tbody", lines))
+    inside = tag(
+        "table", tag("caption", tag("span", caption)), tag("thead", header), tag("tbody", lines)
+    )
     # What scrolls can be reached by the keyboard.
     return tag(
         "div", inside, class_="scroll", tabindex="0", role="region", aria_label=_plain(caption)

@@ -17,11 +17,14 @@ p{margin:.5rem 0;max-width:46rem}
 a{color:var(--accent)}
 .soft,figcaption,caption{color:var(--soft);font-size:.9rem}
 .scroll{overflow-x:auto;overscroll-behavior-x:contain}
+.scroll+.scroll{margin-top:1.25rem}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
 caption{text-align:left;padding:.25rem 0}
+caption>span{display:block;position:sticky;left:0;width:fit-content;max-width:calc(100vw - 2rem)}
 th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 thead th{color:var(--soft);font-weight:600;border-bottom:2px solid var(--line)}
-tbody th,th.text,td.text{text-align:left;font-weight:500}
+tbody th,th.text,td.text{text-align:left}
+tbody th{font-weight:500}
 tr.average>*{font-weight:700;border-top:2px solid var(--line)}
 figure{margin:0;padding:.75rem;background:var(--card);border:1px solid var(--line);
 border-radius:8px;min-width:0}
@@ -33,6 +36,7 @@ margin:.75rem 0}
 .names{font-size:6.5px}
 .plot.matrix-picture{max-width:44rem}
 .wide{margin-top:.75rem}
+.wide:has(table){width:fit-content;max-width:100%}
 .plot{display:block;width:100%;max-width:30rem;height:auto;font:11px system-ui,sans-serif}
 .plot text{fill:var(--soft)}
 .grid{stroke:var(--line);fill:none}
@@ -62,6 +66,7 @@ color:var(--soft)}
 nav ol{columns:17rem;padding-left:1.5rem;margin:.5rem 0}
 .skip{position:absolute;left:-99rem}
 .skip:focus{position:static}
-@media(max-width:40rem){th,td{padding:.3rem .35rem}.pair :is(th,td){white-space:normal}}
+@media(max-width:40rem){th,td{padding:.3rem .35rem}.pair :is(th,td){white-space:normal}
+.pair thead th{overflow-wrap:normal}}
 @media print{figure,tr{break-inside:avoid}}
 """.strip()
