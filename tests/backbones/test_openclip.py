@@ -61,6 +61,8 @@ def modified_resnets():
         for name in open_clip.list_models()
         if isinstance(open_clip.get_model_config(name)["vision_cfg"].get("layers"), list)
         and not name.startswith("safe-ray")
+        # These differ from their namesakes in the text tower alone.
+        and not name.endswith("-quickgelu")
     ]
     return [
         pytest.param(name, marks=pytest.mark.slow) if "x16" in name or "x64" in name else name
