@@ -144,8 +144,8 @@ KINDS = (
 
 # In the tests, one sweep bears several kinds: each line is done to one, in this order.
 CHAINS = {
+    "names": ["two sweeps of one name at once"],
     "processes": [
-        "two sweeps of one name at once",
         "worker killed in extraction",
         "worker killed in training",
         "clock jump (up to 400 days, either way)",
