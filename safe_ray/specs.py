@@ -35,6 +35,11 @@ def shots_of(written: int | str) -> int:
     return ALL_SHOTS if written == "all" else int(written)
 
 
+def shots_in_name(shots: int) -> str:
+    """Return a number of shots as names of tasks and models have it: `16shot`, or `all`."""
+    return "all" if shots == ALL_SHOTS else f"{shots}shot"
+
+
 def shots_in_words(shots: int) -> str:
     """Return `1 shot`, `16 shots` or `all images`."""
     if shots == ALL_SHOTS:
@@ -123,8 +128,7 @@ class Task:
     @property
     def id(self) -> str:
         """A name that is safe as a folder, a study and a tag."""
-        shots = "all" if self.shots == ALL_SHOTS else f"{self.shots}shot"
-        return f"{self.dataset}-{shots}-seed{self.seed}"
+        return f"{self.dataset}-{shots_in_name(self.shots)}-seed{self.seed}"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from safe_ray.report.summary import ZERO_SHOT, TaskResult, TestResult
+from safe_ray.specs import shots_text
 from safe_ray.tracking import links
 
 _BEST = "best"
@@ -99,7 +100,7 @@ def _filters(result: TaskResult, sweep: str, experiment_id: str) -> list[str]:
         "all results of this sweep": f'tags.sweep = "{sweep}" AND tags.`safe_ray.kind` = "task"',
         f"all results on {result.dataset}": f'{dataset} AND tags.`safe_ray.kind` = "task"',
         "the candidates of this task": f'tags.sweep = "{sweep}" AND {dataset} '
-        f'AND tags.shots = "{result.shots}" AND tags.seed = "{result.seed}" '
+        f'AND tags.shots = "{shots_text(result.shots)}" AND tags.seed = "{result.seed}" '
         f'AND tags.method = "{result.method}" AND tags.`safe_ray.kind` = "candidate"',
     }
     return [

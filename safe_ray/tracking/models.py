@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safe_ray.specs import shots_in_name
 from safe_ray.tracking.experiments import NOTE
 from safe_ray.tracking.heads import (
     folder_digest,
@@ -59,9 +60,9 @@ class Candidate:
     note: str = ""
 
 
-def model_name(backbone: str, dataset: str, shots: object) -> str:
+def model_name(backbone: str, dataset: str, shots: int) -> str:
     """Return the name of a task's registered model, without what a `models:/` URI cannot hold."""
-    name = f"safe_ray-{backbone}-{dataset}-{shots}shot"
+    name = f"safe_ray-{backbone}-{dataset}-{shots_in_name(shots)}"
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-")
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from safe_ray.errors import InputError
+from safe_ray.specs import ALL_SHOTS
 from safe_ray.tracking import runs as runs_module
 from safe_ray.tracking.connection import AwayError
 from safe_ray.tracking.mlflow import Tracker
@@ -446,6 +447,7 @@ def test_a_deleted_experiment_is_refused_with_the_way_to_restore_it(uri: str, he
 
 def test_names_of_registered_models_fit_into_a_models_uri() -> None:
     assert model_name("my clip/1", "dtd:2@x", 16) == "safe_ray-my-clip-1-dtd-2-x-16shot"
+    assert model_name("rn50", "birds", ALL_SHOTS) == "safe_ray-rn50-birds-all"
 
 
 def test_a_new_database_is_set_up_without_a_word(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from safe_ray.report.html.style import STYLE
 from safe_ray.report.html.tags import Child, Markup, joined, tag
 from safe_ray.report.outcomes import Outcomes
 from safe_ray.report.summary import ZERO_SHOT, TaskResult
+from safe_ray.specs import ALL_SHOTS, shots_in_words
 
 REPORT_FILE = "report.html"
 LARGEST = 5_000_000
@@ -195,13 +196,17 @@ def _contents(stories: Sequence[TaskStory]) -> Markup | None:
     return tag("nav", tag("h2", "Tasks", id="tasks"), tag("ol", entries), aria_label="Tasks")
 
 
+def _shots(shots: int) -> str:
+    return "All training images" if shots == ALL_SHOTS else f"{shots_in_words(shots)} a class"
+
+
 def _task(story: TaskStory, place: int, detail: Detail) -> Markup:
     anchor = f"task-{place}"
     shown = story.shown
     protocol = shown.protocol
     methods = [result for result in story.results if detail.methods or result is shown]
     facts = (
-        f"{shown.shots} shot{'s' * (shown.shots != 1)} a class, seed {shown.seed}: "
+        f"{_shots(shown.shots)}, seed {shown.seed}: "
         f"{protocol.support_samples} support images, chosen on {protocol.validation_samples} "
         f"validation images ({protocol.selection}), {shown.test.samples} test images."
     )

@@ -13,6 +13,7 @@ from safe_ray.report.html import page as page_module
 from safe_ray.report.html.page import LARGEST, Page, document, render
 from safe_ray.report.html.story import TaskStory
 from safe_ray.report.html.tags import Markup, tag
+from safe_ray.specs import ALL_SHOTS
 from tests.report.html.pages import (
     Node,
     candidates,
@@ -198,6 +199,12 @@ def test_a_task_of_which_nothing_more_is_known_has_its_accuracies() -> None:
     page = read(render(page_of(TaskStory([result()]), TaskStory([result(method="zero_shot")]))))
     check_accessible(page)
     assert not page.all("figure")
+
+
+def test_a_task_with_all_training_images_says_so() -> None:
+    text = render(page_of(TaskStory([result(shots=ALL_SHOTS)])))
+    assert "All training images, seed 1: " in text
+    assert str(ALL_SHOTS) not in text
 
 
 def test_markup_is_made_of_text_unless_it_is_markup() -> None:
