@@ -226,7 +226,7 @@ def run_job(
     project: Path,
     *,
     working_dir: bool = False,
-    seconds: float = 270,
+    seconds: float = 400,
 ) -> Job:
     """Submit a job, wait for its end, and read its log.
 
