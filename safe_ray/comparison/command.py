@@ -201,11 +201,12 @@ def _opening(paired: Paired) -> str:
     import numpy as np
 
     tasks = int((~np.isnan(paired.accuracy[0])).sum())
-    count = len(paired.contestants)
+    count, sets, seeds = len(paired.contestants), len(paired.datasets), len(paired.seeds)
     return (
         f"{count} method{'s' * (count != 1)} on {tasks} task{'s' * (tasks != 1)} "
-        f"({len(paired.datasets)} data sets, shots {', '.join(map(shots_text, paired.shots))}, "
-        f"seeds {', '.join(map(str, paired.seeds))}; {', '.join(paired.backbones)})."
+        f"({sets} data set{'s' * (sets != 1)}, shots {', '.join(map(shots_text, paired.shots))}, "
+        f"seed{'s' * (seeds != 1)} {', '.join(map(str, paired.seeds))}; "
+        f"{', '.join(paired.backbones)})."
     )
 
 

@@ -160,7 +160,8 @@ def table(
     to_the_left: frozenset[str] = _TO_THE_LEFT,
 ) -> Markup:
     """Return a table that scrolls by itself where it is too wide; each row may have a class."""
-    sides = ["text" if name in to_the_left else None for name in names]
+    # The first column has the names of the rows.
+    sides = ["text" if i == 0 or n in to_the_left else None for i, n in enumerate(names)]
     header = tag(
         "tr", (tag("th", n, scope="col", class_=s) for n, s in zip(names, sides, strict=True))
     )

@@ -31,12 +31,12 @@ border-radius:8px;min-width:0}
 figcaption{margin-top:.4rem}
 .figures,.pair{display:grid;gap:.75rem;
 grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr))}
-.pair{grid-template-columns:repeat(auto-fit,minmax(min(100%,25rem),1fr));column-gap:1.5rem;
+.pair{align-items:start;grid-template-columns:repeat(auto-fit,minmax(min(100%,25rem),1fr));column-gap:1.5rem;
 margin:.75rem 0}
 .names{font-size:6.5px}
 .plot.matrix-picture{max-width:44rem}
 .wide{margin-top:.75rem}
-.wide:has(table){width:fit-content;max-width:100%}
+.wide:has(table),figure:has(>.drawing){width:fit-content;max-width:100%}
 .plot{display:block;width:100%;max-width:30rem;height:auto;font:11px system-ui,sans-serif}
 .plot text{fill:var(--soft)}
 .grid{stroke:var(--line);fill:none}
