@@ -39,6 +39,8 @@ exclude_patterns = [
 ]
 
 myst_heading_anchors = 3
+# A block without a language is what a shell is given, or prints.
+highlight_language = "none"
 # The notebook is committed as it was run, and a test runs it.
 nb_execution_mode = "off"
 nb_merge_streams = True
