@@ -140,7 +140,7 @@ def test_what_is_waited_for_is_said_and_a_node_that_joins_later_must_see_the_sto
         assert said("no node has them yet.")
         with running_node(head, 2):
             until(lambda: said("full"), "no first node")
-            assert said("No longer waiting for 2 CPUs")
+            until(lambda: said("No longer waiting for 2 CPUs"), "the end of the wait is not said")
             assert said("planned: 4 CPUs and no GPU on 2 nodes, 1 of them to come")
             with running_node(head, 2, hidden=[folder]):
                 assert driver.wait(300) == 0, log.read_text()
