@@ -118,6 +118,11 @@ def help_lines(options: Sequence[Option]) -> Iterator[str]:
         yield f"  {name:<{width}}   {option.meaning}"
 
 
+def usage(text: str, options: Sequence[Option]) -> str:
+    """Return what `--help` prints: what a command does, and its options."""
+    return "\n".join([text, *help_lines(options)])
+
+
 class _Called:
     """How this process was called."""
 
@@ -143,6 +148,22 @@ def spelled(text: str) -> str:
 def version() -> str:
     """Return what `--version` prints."""
     return f"safe_ray {__version__}"
+
+
+def told_of_itself(given: Arguments, help_text: Callable[[], str]) -> bool:
+    """Print what `--version` or `--help` asks for; return whether one of them was given.
+
+    Args:
+        given: the arguments of a command.
+        help_text: what `--help` prints.
+    """
+    if VERSION.name in given.flags:
+        print(version())
+    elif HELP.name in given.flags:
+        print(spelled(help_text()))
+    else:
+        return False
+    return True
 
 
 def answer(work: Callable[[], int], interrupted: str = "Interrupted.") -> int:

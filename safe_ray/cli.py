@@ -19,8 +19,7 @@ from safe_ray.arguments import (
     answer,
     help_lines,
     parse,
-    spelled,
-    version,
+    told_of_itself,
 )
 from safe_ray.errors import InputError
 from safe_ray.redaction import redacted_values
@@ -71,11 +70,7 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
 def _run(command: Command, arguments: Sequence[str]) -> int:
     given = parse(arguments, (*command.options, *COMMON))
     config_dir = given.value(CONFIG_DIR.name)
-    if VERSION.name in given.flags:
-        print(version())
-        return 0
-    if HELP.name in given.flags:
-        print(spelled(help_text(command, config_dir)))
+    if told_of_itself(given, lambda: help_text(command, config_dir)):
         return 0
     from safe_ray.compose import load_config
 

@@ -15,10 +15,9 @@ from safe_ray.arguments import (
     Arguments,
     Option,
     answer,
-    help_lines,
     parse,
-    spelled,
-    version,
+    told_of_itself,
+    usage,
 )
 from safe_ray.errors import InputError, nearest
 from safe_ray.progress import Reporter
@@ -112,11 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _datasets(given: Arguments) -> int:
-    if VERSION.name in given.flags:
-        print(version())
-        return 0
-    if HELP.name in given.flags:
-        print(spelled("\n".join([USAGE, *help_lines(OPTIONS)])))
+    if told_of_itself(given, lambda: usage(USAGE, OPTIONS)):
         return 0
     if any(argument.startswith("data=") for argument in given.rest):
         return _first_look(given)
@@ -245,7 +240,7 @@ def described(manifest: Manifest) -> Iterator[str]:
 
 def _episodes(given: Arguments) -> int:
     if HELP.name in given.flags:
-        print("\n".join([EPISODES_USAGE, *help_lines(EPISODES_OPTIONS)]))
+        print(usage(EPISODES_USAGE, EPISODES_OPTIONS))
         return 0
     if len(given.rest) != 1:
         raise InputError(

@@ -11,10 +11,9 @@ from safe_ray.arguments import (
     VERSION,
     Arguments,
     answer,
-    help_lines,
     parse,
-    spelled,
-    version,
+    told_of_itself,
+    usage,
 )
 from safe_ray.errors import InputError
 
@@ -51,11 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _track(given: Arguments) -> int:
-    if VERSION.name in given.flags:
-        print(version())
-        return 0
-    if HELP.name in given.flags:
-        print(spelled("\n".join([USAGE, *help_lines(OPTIONS)])))
+    if told_of_itself(given, lambda: usage(USAGE, OPTIONS)):
         return 0
     from safe_ray.files import resolve_path
 

@@ -17,10 +17,9 @@ from safe_ray.arguments import (
     Arguments,
     Option,
     answer,
-    help_lines,
     parse,
-    spelled,
-    version,
+    told_of_itself,
+    usage,
 )
 from safe_ray.errors import InputError
 from safe_ray.progress import duration
@@ -82,11 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: Arguments) -> int:
-    if VERSION.name in given.flags:
-        print(version())
-        return 0
-    if HELP.name in given.flags:
-        print(spelled("\n".join([USAGE, *help_lines(OPTIONS)])))
+    if told_of_itself(given, lambda: usage(USAGE, OPTIONS)):
         return 0
     return predict(_request(given))
 

@@ -23,10 +23,9 @@ from safe_ray.arguments import (
     Arguments,
     Option,
     answer,
-    help_lines,
     parse,
-    spelled,
-    version,
+    told_of_itself,
+    usage,
 )
 from safe_ray.errors import InputError
 
@@ -90,11 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: Arguments) -> int:
-    if VERSION.name in given.flags:
-        print(version())
-        return 0
-    if HELP.name in given.flags:
-        print(spelled("\n".join([USAGE, *help_lines(OPTIONS)])))
+    if told_of_itself(given, lambda: usage(USAGE, OPTIONS)):
         return 0
     if not given.rest:
         raise InputError("Which heads? Write python -m safe_ray.serve outputs/<sweep>.")
