@@ -250,7 +250,9 @@ def names_of(
     Raises:
         InputError: a name is for no class, or is no text.
     """
-    names = {str(label): own for label, own in (given or {}).items()}
+    names = {
+        str(label): [own] if isinstance(own, str) else own for label, own in (given or {}).items()
+    }
     known = [str(label) for label in labels]
     for label, own in names.items():
         if label not in known:
@@ -258,20 +260,12 @@ def names_of(
                 f"class_names names {label!r}, and no image has this label."
                 + (nearest(label, known) or f" There are {', '.join(map(repr, known[:12]))}.")
             )
-        several = [own] if isinstance(own, str) else own
         if (
-            not isinstance(several, Sequence)
-            or not several
-            or not all(isinstance(name, str) and name.strip() for name in several)
+            not isinstance(own, Sequence)
+            or not own
+            or not all(isinstance(name, str) and name.strip() for name in own)
         ):
             raise InputError(
                 f"class_names calls {label!r} {own!r}: give a name, or a list of several."
             )
-    return tuple(
-        _several(names[label]) if label in names else tuple(own)
-        for label, own in zip(known, usual, strict=True)
-    )
-
-
-def _several(own: str | Sequence[str]) -> tuple[str, ...]:
-    return (own,) if isinstance(own, str) else tuple(own)
+    return tuple(tuple(names.get(label, own)) for label, own in zip(known, usual, strict=True))
