@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 
-import numpy as np
-
-from safe_ray.data.duplicates import THUMBNAIL_SHAPE, bits_of, twins_among
+from safe_ray.data.duplicates import example_of, twins_of_looks
 from safe_ray.features.inventory import Inventory
 from safe_ray.report.intervals import CONFIDENCE
 from safe_ray.report.summary import ValidationResult
 from safe_ray.specs import Selection
 
-_Z = 1.959963984540054
+_STANDARD_DEVIATIONS = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Evidence(ValidationResult):
 
 def wilson(share: float, samples: int) -> tuple[float, float]:
     """Return Wilson's 95% interval of a share among so many samples."""
-    wide = _Z * _Z / samples
+    wide = _STANDARD_DEVIATIONS**2 / samples
     middle = (share + wide / 2) / (1 + wide)
     half = math.sqrt(wide * (share * (1 - share) + wide / 4)) / (1 + wide)
     return max(0.0, middle - half), min(1.0, middle + half)
@@ -108,7 +107,6 @@ def twins_that_decide(support: Inventory, validation: Inventory) -> list[str]:
     paths = [path for i in inventories for path in i.table["path"].to_pylist()]
     if not looks or len(looks) != len(samples):
         return []
-    thumbnails = np.frombuffer(b"".join(looks), np.uint8).reshape(len(looks), *THUMBNAIL_SHAPE)
     cross = not validation.samples
     # One image is always in one fold, however often it is there.
     places = {sample: place for place, sample in enumerate(samples)}
@@ -116,13 +114,11 @@ def twins_that_decide(support: Inventory, validation: Inventory) -> list[str]:
         places[sample] if cross else int(at >= len(support.samples))
         for at, sample in enumerate(samples)
     ]
-    twins = twins_among(samples, bits_of(thumbnails), thumbnails, groups)
+    twins = twins_of_looks(samples, looks, groups)
     if not twins:
         return []
-    example = next((twin for twin in twins if twin.exact), twins[0])
-    is_like = "is" if example.exact else "looks like"
     return [
         f"{len(twins)} of {len(samples) if cross else len(validation.samples)} images that decide "
         f"{'is' if len(twins) == 1 else 'are'} among those that train as well, such as "
-        f"{paths[example.second]}, which {is_like} {paths[example.first]}: validation is too good."
+        f"{example_of(twins, paths)}: validation is too good."
     ]

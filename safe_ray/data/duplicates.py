@@ -118,6 +118,31 @@ def find_twins(images: Sequence[Fingerprint], groups: Sequence[int]) -> list[Twi
     )
 
 
+def twins_of_looks(
+    digests: Sequence[str], looks: Sequence[bytes], groups: Sequence[int]
+) -> list[Twin]:
+    """Find twins as `find_twins` does, among n images that are known by their looks.
+
+    Args:
+        digests: of their encoded bytes.
+        looks: of each image the bytes of its thumbnail.
+        groups: of each image.
+    """
+    thumbnails = np.frombuffer(b"".join(looks), np.uint8).reshape(len(looks), *THUMBNAIL_SHAPE)
+    return twins_among(digests, bits_of(thumbnails), thumbnails, groups)
+
+
+def example_of(twins: Sequence[Twin], names: Sequence[str]) -> str:
+    """Return the words that name one of some twins, if there is one of the same bytes.
+
+    Args:
+        twins: at least one.
+        names: of all images.
+    """
+    one = next((twin for twin in twins if twin.exact), twins[0])
+    return f"{names[one.second]}, which {'is' if one.exact else 'looks like'} {names[one.first]}"
+
+
 def twins_among(
     digests: Sequence[str], bits: np.ndarray, thumbnails: np.ndarray, groups: Sequence[int]
 ) -> list[Twin]:

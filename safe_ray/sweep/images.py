@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
 from safe_ray.config import SweepConfig
-from safe_ray.data.duplicates import THUMBNAIL_SHAPE, bits_of, twins_among
+from safe_ray.data.duplicates import example_of, twins_of_looks
 from safe_ray.data.episodes import Episode
 from safe_ray.data.manifest import Manifest
 from safe_ray.errors import DamagedFileError, InputError
@@ -94,24 +93,18 @@ def shared_images(name: str, chosen: Sequence[Inventory], test: Inventory) -> li
         return []
     paths = [*looks, *test.table["path"].to_pylist()]
     found = [*looks.values(), *zip(test.samples, test.looks, strict=True)]
-    thumbnails = np.frombuffer(b"".join(look for _, look in found), np.uint8)
-    thumbnails = thumbnails.reshape(len(found), *THUMBNAIL_SHAPE)
-    groups = np.arange(len(found)) >= len(looks)
-    twins = twins_among(
-        [sample for sample, _ in found], bits_of(thumbnails), thumbnails, groups.tolist()
-    )
+    groups = [int(at >= len(looks)) for at in range(len(found))]
+    twins = twins_of_looks([sample for sample, _ in found], [look for _, look in found], groups)
     if not twins:
         return []
     exact = sum(twin.exact for twin in twins)
     count = len(test.looks)
-    example = next((twin for twin in twins if twin.exact), twins[0])
-    is_like = "is" if example.exact else "looks like"
     is_there = "image is" if len(twins) == 1 else "images are"
     return [
         f"{name}: {len(twins)} of {count} test {is_there} among the training images as well "
         f"({exact} in the same bytes, {len(twins) - exact} by their looks), such as "
-        f"{paths[example.second]}, which {is_like} {paths[example.first]}: a result on them is "
-        "too good. Nothing was removed; --dry-run shows more of them."
+        f"{example_of(twins, paths)}: a result on them is too good. Nothing was removed; --dry-run "
+        "shows more of them."
     ]
 
 
