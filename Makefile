@@ -21,7 +21,7 @@ demo: $(VENV)/.installed ## install, then search every embedded task and print t
 	$(BIN)/python -m safe_ray.tune
 
 test: $(VENV)/.installed-dev ## install with the development tools, then run the whole test suite
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=40
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=40
 
 docs: $(VENV)/.installed-dev ## build the documentation as a site, build/docs/index.html; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . build/docs

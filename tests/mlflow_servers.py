@@ -39,6 +39,19 @@ def start_server(port: int, folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
+def migrated_database(folder: Path) -> Path:
+    """Return a database with MLflow's tables, which take seconds to create."""
+    from safe_ray.tracking.mlflow import Tracker
+
+    file = folder / "migrated" / "mlflow.db"
+    file.parent.mkdir(exist_ok=True)
+    if not file.exists():
+        tracker = Tracker(f"sqlite:///{file}", "another experiment", "another sweep")
+        tracker.open()
+        tracker.close()
+    return file
+
+
 def end_server(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -68,12 +68,10 @@ def assert_succeeded(done: Job, storage: Path, sweep: str, home: Path) -> None:
     assert list((storage / "features").glob("*/part-*.arrow"))
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """The home folder of the user who runs the head."""
-    folder = tmp_path / "home"
-    folder.mkdir()
-    return folder
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home folder of the user who runs the heads."""
+    return tmp_path_factory.mktemp("home")
 
 
 def heads(home: Path, **environment: str) -> Iterator[Head]:
@@ -88,7 +86,7 @@ def open_head(home: Path) -> Iterator[Head]:
     yield from heads(home, RAY_AUTH_MODE="disabled")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def guarded_head(home: Path) -> Iterator[Head]:
     yield from heads(home, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0123456789abcdef" * 4)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import write_backbone, write_config_dir, write_dataset, write_weights
-from tests.mlflow_servers import running_server
+from tests.mlflow_servers import migrated_database, running_server
 
 PROJECT = Path(__file__).parents[2]
 TASKS = ("shapes-2shot-seed1", "shapes-2shot-seed2")
@@ -189,17 +189,7 @@ class World:
 
     @cached_property
     def database(self) -> Path:
-        """A database with MLflow's tables, which take seconds to create."""
-        from safe_ray.tracking.mlflow import Tracker
-
-        file = self.folder / "migrated" / "mlflow.db"
-        file.parent.mkdir(exist_ok=True)
-        if file.exists():
-            return file
-        tracker = Tracker(f"sqlite:///{file}", "another experiment", "another sweep")
-        tracker.open()
-        tracker.close()
-        return file
+        return migrated_database(self.folder)
 
     def copy_database(self, storage: Path) -> None:
         storage.mkdir(parents=True, exist_ok=True)

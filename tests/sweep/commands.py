@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from tests.mlflow_servers import migrated_database
 
 SETTINGS = (
     "backbone=tiny",
@@ -24,6 +27,10 @@ SETTINGS = (
 
 
 def command(config_dir: Path, weights: Path, storage: Path, *overrides: str) -> list[str]:
+    """Return the words of a sweep's command, in whose storage there is a database for MLflow."""
+    storage.mkdir(parents=True, exist_ok=True)
+    if not (database := storage / "mlflow.db").exists():
+        shutil.copyfile(migrated_database(weights.parent), database)
     return [
         sys.executable,
         "-m",

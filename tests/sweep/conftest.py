@@ -8,13 +8,16 @@ import pytest
 
 from safe_ray.specs import BackboneSpec
 from tests.conftest import write_weights
+from tests.mlflow_servers import migrated_database
 from tests.sweep.commands import command, run
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: BackboneSpec) -> Path:
-    """A weights file, as plain open_clip reads it, in a folder of its own."""
-    return write_weights(tiny_backbone, tmp_path_factory.mktemp("weights"))
+    """A weights file, as plain open_clip reads it, beside what `command` shares among sweeps."""
+    folder = tmp_path_factory.mktemp("weights")
+    migrated_database(folder)
+    return write_weights(tiny_backbone, folder)
 
 
 @pytest.fixture(scope="session")
