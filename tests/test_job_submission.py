@@ -70,7 +70,7 @@ def assert_succeeded(done: Job, storage: Path, sweep: str, home: Path) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home folder of the user who runs the heads."""
+    """The home folder of the user who runs the guarded head."""
     return tmp_path_factory.mktemp("home")
 
 
@@ -82,8 +82,9 @@ def heads(home: Path, **environment: str) -> Iterator[Head]:
 
 
 @pytest.fixture
-def open_head(home: Path) -> Iterator[Head]:
-    yield from heads(home, RAY_AUTH_MODE="disabled")
+def open_head(tmp_path: Path) -> Iterator[Head]:
+    (tmp_path / "home").mkdir()
+    yield from heads(tmp_path / "home", RAY_AUTH_MODE="disabled")
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +93,10 @@ def guarded_head(home: Path) -> Iterator[Head]:
 
 
 def test_a_submitted_sweep_runs_on_the_cluster_it_was_sent_to(
-    open_head: Head, tmp_path: Path, home: Path, tiny_config_dir: Path
+    open_head: Head, tmp_path: Path, tiny_config_dir: Path
 ) -> None:
     done = submit(open_head, tiny_config_dir, "submitted", f"storage={tmp_path}", working_dir=True)
-    assert_succeeded(done, tmp_path, "submitted", home)
+    assert_succeeded(done, tmp_path, "submitted", tmp_path / "home")
     assert not (tmp_path / "mlflow.db").exists()
 
 
