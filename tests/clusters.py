@@ -25,6 +25,7 @@ import psutil
 from tests.hosts import Host
 
 BIN = Path(sys.executable).parent
+_NICENESS = "RAY_worker_niceness"
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,10 @@ def running_head(
     port, dashboard, client, agent = free_ports(4)
     everything = {
         **{k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SAFE_RAY_"))},
+        _NICENESS: os.environ.get(_NICENESS, "0"),
         # The entry point's `python` is the first on the head's path.
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0"),
         **environment,
     }
     # Ray's sockets need a short path.

@@ -111,7 +111,8 @@ def test_two_jobs_at_once_use_all_nodes_and_find_the_undisturbed_heads(
                 # One extractor would do for so few images.
                 entry_point(world, "plain", "features.actors=2"),
                 entry_point(
-                    world, "shared", "training.workers=2", "search.candidates=2", "tasks.seeds=[1]"
+                    *(world, "shared", "training.workers=2", "search.candidates=2"),
+                    *("tasks.seeds=[1]", f"features.store={world.undisturbed / 'features'}"),
                 ),
             ],
         )
