@@ -59,7 +59,8 @@ class Pooling(Protocol):
     """
 
     groups: ClassVar[tuple[str, ...]]
-    """The parts that may be chosen for training; a part stands for every name that begins with it.
+    """The parts that may be chosen for training: a part is one of the words, between dots, of the
+    names that it stands for.
     """
 
     inert: ClassVar[frozenset[str]]
@@ -175,20 +176,23 @@ def select_parameters(
     """Return which of a state's names the `groups` ("all", or some of the pooling's) stand for.
 
     Raises:
-        InputError: a group is not one of the pooling's, or none is given.
+        InputError: a group is not one of the pooling's, stands for none of the names, or none is
+            given.
     """
-    chosen = pooling.groups if groups == "all" else tuple(groups)
-    unknown = [group for group in chosen if group not in pooling.groups]
+    group_of = {name: _group_of(name, pooling.groups) for name in names}
+    present = [group for group in pooling.groups if group in group_of.values()]
+    chosen = present if groups == "all" else tuple(groups)
+    unknown = [group for group in chosen if group not in present]
     if unknown or not chosen:
         raise InputError(
             f"training.parameters={list(chosen)} names {unknown or 'nothing'}, which this pooling "
-            f"has not: choose among {', '.join(pooling.groups)}, or all."
+            f"has not: choose among {', '.join(present)}, or all."
         )
-    return tuple(name for name in names if _group_of(name, pooling.groups) in chosen)
+    return tuple(name for name, group in group_of.items() if group in chosen)
 
 
 def _group_of(name: str, groups: Sequence[str]) -> str | None:
-    return next((g for g in groups if name == g or name.startswith(f"{g}.")), None)
+    return next((group for group in groups if group in name.split(".")), None)
 
 
 def families() -> Iterator[type[Pooling]]:
