@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from safe_ray.heads.step import Step
 
 _POOL = "attn_pool."
-_PREFIX_TOKENS = 1
+_LEADING = 1
 # Intermediates that one head keeps between forward and backward: of [N, H, L], of [N, H, C], and of
 # [N, D].
 _WEIGHTS, _GATHERED, _ROWS = 3, 3, 8
@@ -48,7 +48,7 @@ class AttentionalPool:
     Attributes:
         num_heads: attention heads; D is a multiple of it.
         tokens: L, of a map; the first is the class token, and no place of the image.
-        eps: of the norms.
+        epsilon: of the norms.
     """
 
     groups: ClassVar[tuple[str, ...]] = (
@@ -66,11 +66,12 @@ class AttentionalPool:
     )
     # The keys' part of in_proj_bias has no gradient either, but the others have.
     inert: ClassVar[frozenset[str]] = frozenset()
-    prefix_tokens: ClassVar[int] = _PREFIX_TOKENS
+    projection: ClassVar[str] = "proj"
+    leading: ClassVar[int] = _LEADING
 
     num_heads: int
     tokens: int
-    eps: float
+    epsilon: float
 
     @classmethod
     def matches(cls, visual: nn.Module) -> bool:
@@ -101,21 +102,26 @@ class AttentionalPool:
             trunk=BlockTrunk(visual),
             pooling=cls(
                 num_heads=int(pooling.attn.num_heads),
-                tokens=_PREFIX_TOKENS + rows * columns,
-                eps=float(pooling.ln_k.eps),
+                tokens=_LEADING + rows * columns,
+                epsilon=float(pooling.ln_k.eps),
             ),
             state=state,
             prefix="visual.",
-            tokens=_PREFIX_TOKENS + rows * columns,
+            tokens=_LEADING + rows * columns,
             width=int(pooling.attn.kdim),
             embed_dim=int(state["proj"].shape[1]),
             identity=identity,
         )
 
+    @classmethod
+    def group_of(cls, name: str) -> str | None:
+        """See `safe_ray.poolings.base.Grouped`."""
+        return name.removeprefix(_POOL).removeprefix("attn.").split(".")[0]
+
     def prepare(self, maps: Tensor) -> Tensor:
         """See `Pooling`; returns the tokens in their normal form."""
         tokens = maps.to(torch.promote_types(maps.dtype, torch.float32))
-        return nn.functional.layer_norm(tokens, tokens.shape[-1:], eps=self.eps)
+        return nn.functional.layer_norm(tokens, tokens.shape[-1:], eps=self.epsilon)
 
     def pool(self, tokens: Tensor, state: HeadState) -> Tensor:
         """See `Pooling`."""
@@ -125,7 +131,7 @@ class AttentionalPool:
         value = project(seen, _weight(state, 2), _bias(state, 2))
         out = _POOL + "attn.out_proj."
         output = linear(value, state[out + "weight"], state[out + "bias"])
-        normal = layer_norm(output, state["ln_post.weight"], state["ln_post.bias"], self.eps)
+        normal = layer_norm(output, state["ln_post.weight"], state["ln_post.bias"], self.epsilon)
         return torch.bmm(normal, state["proj"])
 
     def attention(self, tokens: Tensor, state: HeadState) -> Tensor:
@@ -147,7 +153,7 @@ class AttentionalPool:
     def _absorbed(self, state: HeadState) -> Tensor:
         """Return what the tokens are multiplied with for their scores, `[K, H, C]`."""
         norm = (state[_POOL + "ln_q.weight"], state[_POOL + "ln_q.bias"])
-        first = layer_norm(state[_POOL + "query"][:, :1], *norm, self.eps)
+        first = layer_norm(state[_POOL + "query"][:, :1], *norm, self.epsilon)
         query = linear(first, _weight(state, 0), _bias(state, 0)).squeeze(1)
         absorbed = absorb(query, _weight(state, 1), self.num_heads)
         return absorbed * state[_POOL + "ln_k.weight"].unsqueeze(1)

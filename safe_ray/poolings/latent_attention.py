@@ -59,9 +59,10 @@ class LatentAttention:
     Attributes:
         num_heads: attention heads; C is a multiple of it.
         tokens: L, of a map.
-        prefix_tokens: how many of them, the first, are no place of the image.
+        leading: how many of them, the first, are no place of the image, such as a class token.
         activation: of the MLP: gelu, gelu_tanh or quick_gelu.
-        eps: of the norm.
+        epsilon: of the norm.
+        projection: the part that is the output projection: head, or empty if there is none.
     """
 
     groups: ClassVar[tuple[str, ...]] = ("latent", "q", "kv", "proj", "norm", "mlp", "head")
@@ -70,9 +71,10 @@ class LatentAttention:
 
     num_heads: int
     tokens: int
-    prefix_tokens: int
+    leading: int
     activation: str
-    eps: float
+    epsilon: float
+    projection: str
 
     def __post_init__(self) -> None:
         """Check the activation.
@@ -99,7 +101,6 @@ class LatentAttention:
         tower = visual.trunk
         pooling = tower.attn_pool
         _check(visual, image_size)
-        activation, eps = _activation(pooling.mlp.act), float(pooling.norm.eps)
         with_head = isinstance(tower.head, nn.Linear)
         state = {
             name: value.detach()
@@ -107,11 +108,11 @@ class LatentAttention:
             if name.startswith((_POOL, "head."))
         }
         rows, columns = tower.patch_embed.grid_size
-        prefix, dropped = int(tower.num_prefix_tokens), 0
+        leading, dropped = int(tower.num_prefix_tokens), 0
         # A ViT shows its class and register tokens to the pooling only if it is told to.
         if isinstance(tower, VisionTransformer) and not tower.pool_include_prefix:
-            prefix, dropped = 0, prefix
-        tokens = prefix + rows * columns
+            leading, dropped = 0, leading
+        tokens = leading + rows * columns
         first = tower.blocks[0]
         identity = {
             "tower": type(tower).__name__,
@@ -125,7 +126,14 @@ class LatentAttention:
         tower.attn_pool, tower.head = None, nn.Identity()
         return Cut(
             trunk=TokenTrunk(tower, dropped),
-            pooling=cls(int(pooling.num_heads), tokens, prefix, activation, eps),
+            pooling=cls(
+                num_heads=int(pooling.num_heads),
+                tokens=tokens,
+                leading=leading,
+                activation=_activation(pooling.mlp.act),
+                epsilon=float(pooling.norm.eps),
+                projection="head" if with_head else "",
+            ),
             state=state,
             prefix="visual.trunk.",
             tokens=tokens,
@@ -133,6 +141,11 @@ class LatentAttention:
             embed_dim=int(embed_dim),
             identity=identity,
         )
+
+    @classmethod
+    def group_of(cls, name: str) -> str | None:
+        """See `safe_ray.poolings.base.Grouped`."""
+        return name.removeprefix(_POOL).split(".")[0]
 
     def prepare(self, maps: Tensor) -> Tensor:
         """See `Pooling`."""
@@ -149,14 +162,14 @@ class LatentAttention:
         )
         output = _apply("proj", value, state)
         norm = (state[_POOL + "norm.weight"], state[_POOL + "norm.bias"])
-        hidden = _apply("mlp.fc1", layer_norm(output, *norm, self.eps), state)
+        hidden = _apply("mlp.fc1", layer_norm(output, *norm, self.epsilon), state)
         output = output + _apply("mlp.fc2", _ACTIVATIONS[self.activation](hidden), state)
         if "head.weight" not in state:
             return output
         return linear(output, state["head.weight"], state.get("head.bias"))
 
     def attention(self, tokens: Tensor, state: HeadState) -> Tensor:
-        """See `Pooling`; the first `prefix_tokens` are no place of the image."""
+        """See `Pooling`; the first `leading` are no place of the image."""
         weights = attend(tokens, self._absorbed(state))
         candidates = len(state[_POOL + "latent"])
         by_head = weights.view(len(tokens), candidates, self.num_heads, tokens.shape[1])

@@ -49,6 +49,7 @@ class TimmAttentionPool:
 
     groups: ClassVar[tuple[str, ...]] = tuple(_OPEN_CLIPS)
     inert: ClassVar[frozenset[str]] = frozenset({"k.bias"})
+    projection: ClassVar[str] = "proj"
 
     num_heads: int
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -224,8 +225,6 @@ def test_other_towers_of_timm_are_not_claimed() -> None:
 def test_a_pooling_that_is_another_function_is_refused(
     models: dict[str, Any], change: Any, words: str
 ) -> None:
-    import copy
-
     visual = copy.deepcopy(models["siglip"].visual)
     change(visual.trunk)
     assert find_pooling(visual) is LatentAttention
