@@ -101,6 +101,7 @@ class LatentAttention:
         tower = visual.trunk
         pooling = tower.attn_pool
         _check(visual, image_size)
+        activation = _activation(pooling.mlp.act)
         with_head = isinstance(tower.head, nn.Linear)
         state = {
             name: value.detach()
@@ -130,7 +131,7 @@ class LatentAttention:
                 num_heads=int(pooling.num_heads),
                 tokens=tokens,
                 leading=leading,
-                activation=_activation(pooling.mlp.act),
+                activation=activation,
                 epsilon=float(pooling.norm.eps),
                 projection="head" if with_head else "",
             ),

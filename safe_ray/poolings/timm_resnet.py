@@ -162,12 +162,17 @@ def _check(visual: TimmModel, pooling: nn.Module, image_size: int) -> None:
             "square projection is known"
         )
     stride = int(visual.trunk.feature_info[-1]["reduction"])
+    if image_size % stride:
+        raise ValueError(
+            f"its stride of {stride} pixels does not divide an image_size of {image_size}: choose a "
+            f"multiple of {stride}"
+        )
     side = image_size // stride
-    if image_size % stride or tuple(pooling.feat_size) != (side, side):
+    if tuple(pooling.feat_size) != (side, side):
         raise ValueError(
             f"of an image_size of {image_size} its trunk makes {side}x{side} tokens, but its "
             f"pooling expects {'x'.join(map(str, pooling.feat_size))}: choose the model whose "
-            f"image size that is, a multiple of {stride}"
+            "image size that is"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ class FrozenTrunk(nn.Module):
     `forward` where its tower returns something else.
     """
 
-    def __init__(self, visual: nn.Module) -> None:
+    def __init__(self, visual: Any) -> None:
         """Take over `visual`, from which the pooling has been taken away."""
         super().__init__()
         self.visual = visual

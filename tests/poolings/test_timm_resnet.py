@@ -153,7 +153,7 @@ def test_a_pooling_that_is_another_function_is_refused(
 
 def test_a_pooling_on_top_of_another_tower_of_timms(tmp_path: Path) -> None:
     """Its queries, keys and values are one matrix there."""
-    vision = {"timm_model_name": "test_resnet", "timm_pool": "abs_attn", "timm_proj": ""}
+    vision = {"timm_model_name": "test_byobnet", "timm_pool": "abs_attn", "timm_proj": ""}
     visual = small_model(tmp_path, "resnet", **vision, image_size=160).visual
     assert find_pooling(visual) is TimmAttentionPool
     with pytest.raises(ValueError, match=r"qkv\.weight"):
