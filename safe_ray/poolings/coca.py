@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from open_clip.transformer import AttentionalPooler, VisionTransformer
 from torch import Tensor, nn
 
 from safe_ray.poolings.base import Cut, HeadState
@@ -24,6 +23,8 @@ from safe_ray.poolings.constant_query import absorb, attend, gather, layer_norm,
 from safe_ray.poolings.trunk import FrozenTrunk
 
 if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer
+
     from safe_ray.heads.bank import Bank
     from safe_ray.heads.optimiser import BankOptimiser
     from safe_ray.heads.step import Step
@@ -76,11 +77,16 @@ class AttentionalPool:
     @classmethod
     def matches(cls, visual: nn.Module) -> bool:
         """See `Pooling`."""
+        # Workers have a pooling by its name, and open_clip would be half of their start.
+        from open_clip.transformer import VisionTransformer
+
         return isinstance(visual, VisionTransformer) and visual.attn_pool is not None
 
     @classmethod
     def cut(cls, visual: nn.Module, image_size: int) -> Cut:
         """See `Pooling`."""
+        from open_clip.transformer import VisionTransformer
+
         assert isinstance(visual, VisionTransformer)
         _check(visual, image_size)
         pooling = visual.attn_pool
@@ -190,6 +196,8 @@ def _check(visual: VisionTransformer, image_size: int) -> None:
     Raises:
         ValueError: see `Pooling.cut`.
     """
+    from open_clip.transformer import AttentionalPooler
+
     pooling = visual.attn_pool
     if visual.attn_pool_contrastive is not None:
         raise ValueError(

@@ -16,11 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from open_clip.timm_model import TimmModel
-from timm.layers import AttentionPoolLatent
-from timm.layers.activations import GELU, GELUTanh, QuickGELU, quick_gelu
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from safe_ray.poolings.base import Cut, HeadState
@@ -28,6 +23,8 @@ from safe_ray.poolings.constant_query import absorb, attend, gather, layer_norm,
 from safe_ray.poolings.trunk import FrozenTrunk
 
 if TYPE_CHECKING:
+    from open_clip.timm_model import TimmModel
+
     from safe_ray.heads.bank import Bank
     from safe_ray.heads.optimiser import BankOptimiser
     from safe_ray.heads.step import Step
@@ -37,10 +34,16 @@ _LAYERS = ("q", "kv", "proj", "norm", "mlp.fc1", "mlp.fc2")
 _NAMES = frozenset(
     {"latent", *(f"{layer}.{kind}" for layer in _LAYERS for kind in ("weight", "bias"))}
 )
+
+
+def _quick_gelu(inputs: Tensor) -> Tensor:
+    return inputs * torch.sigmoid(1.702 * inputs)
+
+
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": nn.functional.gelu,
     "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),
-    "quick_gelu": quick_gelu,
+    "quick_gelu": _quick_gelu,
 }
 # Intermediates that one head keeps between forward and backward: of [N, H, L], of [N, H, C], of
 # [N, hidden], and of [N, C].
@@ -90,6 +93,10 @@ class LatentAttention:
     @classmethod
     def matches(cls, visual: nn.Module) -> bool:
         """See `Pooling`."""
+        # Workers have a pooling by its name, and open_clip would be half of their start.
+        from open_clip.timm_model import TimmModel
+        from timm.layers import AttentionPoolLatent
+
         if not isinstance(visual, TimmModel):
             return False
         return isinstance(getattr(visual.trunk, "attn_pool", None), AttentionPoolLatent)
@@ -97,6 +104,9 @@ class LatentAttention:
     @classmethod
     def cut(cls, visual: nn.Module, image_size: int) -> Cut:
         """See `Pooling`."""
+        from open_clip.timm_model import TimmModel
+        from timm.models.vision_transformer import VisionTransformer
+
         assert isinstance(visual, TimmModel)
         tower = visual.trunk
         pooling = tower.attn_pool
@@ -225,6 +235,9 @@ def _check(visual: TimmModel, image_size: int) -> None:
     Raises:
         ValueError: see `Pooling.cut`.
     """
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
     tower = visual.trunk
     if type(tower) not in (VisionTransformer, Eva):
         raise ValueError(
@@ -267,6 +280,8 @@ def _activation(layer: nn.Module) -> str:
     Raises:
         ValueError: it is not known.
     """
+    from timm.layers.activations import GELU, GELUTanh, QuickGELU
+
     if isinstance(layer, GELUTanh):
         return "gelu_tanh"
     if isinstance(layer, QuickGELU):

@@ -22,8 +22,6 @@ from safe_ray.poolings.base import Cut, HeadState
 from safe_ray.poolings.trunk import GridTrunk
 
 if TYPE_CHECKING:
-    from open_clip.modified_resnet import ModifiedResNet
-
     from safe_ray.heads.bank import Bank
     from safe_ray.heads.optimiser import BankOptimiser
     from safe_ray.heads.step import Step

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from open_clip.timm_model import TimmModel
-from timm.layers import AttentionPool2d, RotAttentionPool2d
 from torch import Tensor, nn
 
 from safe_ray.poolings.absorbed import AbsorbedHead
@@ -20,6 +18,8 @@ from safe_ray.poolings.modified_resnet import AttentionPool
 from safe_ray.poolings.trunk import GridTrunk
 
 if TYPE_CHECKING:
+    from open_clip.timm_model import TimmModel
+
     from safe_ray.heads.bank import Bank
     from safe_ray.heads.gradients import Gradients
     from safe_ray.heads.optimiser import BankOptimiser
@@ -56,11 +56,16 @@ class TimmAttentionPool:
     @classmethod
     def matches(cls, visual: nn.Module) -> bool:
         """See `Pooling`."""
+        # Workers have a pooling by its name, and open_clip would be half of their start.
+        from open_clip.timm_model import TimmModel
+
         return isinstance(visual, TimmModel) and _place(visual) is not None
 
     @classmethod
     def cut(cls, visual: nn.Module, image_size: int) -> Cut:
         """See `Pooling`."""
+        from open_clip.timm_model import TimmModel
+
         assert isinstance(visual, TimmModel)
         place = _place(visual)
         assert place is not None
@@ -127,6 +132,8 @@ POOLING = TimmAttentionPool
 
 def _place(visual: TimmModel) -> str | None:
     """Return where in a tower CLIP's attention pooling is, or None."""
+    from timm.layers import AttentionPool2d, RotAttentionPool2d
+
     for place in ("trunk.head", "head.pool"):
         parent, _, name = place.partition(".")
         found = getattr(getattr(visual, parent), name, None)
@@ -141,6 +148,8 @@ def _check(visual: TimmModel, pooling: nn.Module, image_size: int) -> None:
     Raises:
         ValueError: see `Pooling.cut`.
     """
+    from timm.layers import AttentionPool2d, RotAttentionPool2d
+
     if isinstance(pooling, RotAttentionPool2d):
         raise ValueError("its pooling turns keys by their positions (rotary), which is not known")
     assert isinstance(pooling, AttentionPool2d)
@@ -164,8 +173,8 @@ def _check(visual: TimmModel, pooling: nn.Module, image_size: int) -> None:
     stride = int(visual.trunk.feature_info[-1]["reduction"])
     if image_size % stride:
         raise ValueError(
-            f"its stride of {stride} pixels does not divide an image_size of {image_size}: choose a "
-            f"multiple of {stride}"
+            f"its stride of {stride} pixels does not divide an image_size of {image_size}: choose "
+            f"a multiple of {stride}"
         )
     side = image_size // stride
     if tuple(pooling.feat_size) != (side, side):
