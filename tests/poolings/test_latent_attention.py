@@ -170,12 +170,13 @@ def test_a_bank_of_such_heads_learns(models: dict[str, Any]) -> None:
     cut = cut_copy(LatentAttention, models["pe"])
     assert cut.pooling.activation_bytes(cut.state, 8) > 0
     names = select_parameters(cut.pooling, "all", tuple(cut.state))
-    classifier = torch.nn.functional.normalize(torch.randn(5, DIM), dim=-1)
+    generator = torch.Generator().manual_seed(3)
+    classifier = torch.nn.functional.normalize(torch.randn(5, DIM, generator=generator), dim=-1)
     bank = Bank([cut.state] * 2, cut.pooling, names, classifier, 20.0)
     optimiser = BankOptimiser(bank, [0.0, 0.1])
     assert cut.pooling.step(bank, optimiser) is None
     step = AutogradStep(bank, optimiser)
-    tokens = cut.pooling.prepare(torch.randn(8, cut.tokens, cut.width))
+    tokens = cut.pooling.prepare(torch.randn(8, cut.tokens, cut.width, generator=generator))
     labels, weights = torch.arange(8) % 5, torch.full((2, 8), 1 / 8)
     losses = [step(tokens, labels, weights, [1e-3, 3e-3]) for _ in range(15)]
     assert (losses[-1] < 0.7 * losses[0]).all()
