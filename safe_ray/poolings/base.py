@@ -59,7 +59,8 @@ class Pooling(Protocol):
     """
 
     groups: ClassVar[tuple[str, ...]]
-    """The parts that may be chosen for training; a part stands for every name that begins with it.
+    """The parts that may be chosen for training; a part stands for every name that begins with it,
+    unless the family is `Grouped`.
     """
 
     inert: ClassVar[frozenset[str]]
@@ -124,6 +125,16 @@ class Pooling(Protocol):
 
 
 @runtime_checkable
+class Grouped(Protocol):
+    """A pooling whose parts have other words than those with which its parameters' names begin."""
+
+    @classmethod
+    def group_of(cls, name: str) -> str | None:
+        """Return the part that a parameter belongs to, one of `groups`."""
+        ...
+
+
+@runtime_checkable
 class Graphable(Protocol):
     """A pooling whose `prepare` or `pool` a graph cannot hold, since they write into memory."""
 
@@ -175,19 +186,26 @@ def select_parameters(
     """Return which of a state's names the `groups` ("all", or some of the pooling's) stand for.
 
     Raises:
-        InputError: a group is not one of the pooling's, or none is given.
+        InputError: a group is not one of the pooling's, stands for none of the names, or none is
+            given.
     """
-    chosen = pooling.groups if groups == "all" else tuple(groups)
-    unknown = [group for group in chosen if group not in pooling.groups]
+    group_of = {name: _group_of(name, pooling) for name in names}
+    # Towers of a family may differ in what they have, such as a head behind the pooling.
+    present = [group for group in pooling.groups if group in group_of.values()]
+    chosen = present if groups == "all" else list(groups)
+    unknown = [group for group in chosen if group not in present]
     if unknown or not chosen:
         raise InputError(
-            f"training.parameters={list(chosen)} names {unknown or 'nothing'}, which this pooling "
-            f"has not: choose among {', '.join(pooling.groups)}, or all."
+            f"training.parameters={chosen} names {unknown or 'nothing'}, which this pooling "
+            f"has not: choose among {', '.join(present)}, or all."
         )
-    return tuple(name for name in names if _group_of(name, pooling.groups) in chosen)
+    return tuple(name for name, group in group_of.items() if group in chosen)
 
 
-def _group_of(name: str, groups: Sequence[str]) -> str | None:
+def _group_of(name: str, pooling: Pooling | type[Pooling]) -> str | None:
+    if isinstance(pooling, Grouped):
+        return pooling.group_of(name)
+    groups = pooling.groups
     return next((g for g in groups if name == g or name.startswith(f"{g}.")), None)
 
 

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from safe_ray.poolings.absorbed import AbsorbedHead, pool_heads
 from safe_ray.poolings.attention_low_rank import pool_low_rank
 from safe_ray.poolings.base import Cut, HeadState
+from safe_ray.poolings.trunk import GridTrunk
 
 if TYPE_CHECKING:
-    from open_clip.modified_resnet import ModifiedResNet
-
     from safe_ray.heads.bank import Bank
     from safe_ray.heads.optimiser import BankOptimiser
     from safe_ray.heads.step import Step
@@ -81,8 +80,9 @@ class AttentionPool:
         width = visual.conv1.out_channels * 2
         identity = {"layers": [len(layer) for layer in layers], "width": width}
         state = {name: value.detach() for name, value in pooling.named_parameters()}
+        visual.attnpool = nn.Identity()
         return Cut(
-            trunk=ResNetTrunk(visual),
+            trunk=GridTrunk(visual),
             pooling=cls(num_heads=int(pooling.num_heads)),
             state=state,
             prefix="visual.attnpool.",
@@ -136,32 +136,6 @@ class AttentionPool:
 
 
 POOLING = AttentionPool
-
-
-class ResNetTrunk(nn.Module):
-    """Everything before the attention pooling: images [N, 3, S, S] -> tokens [N, L, C].
-
-    L is the grid squared, row by row, as open_clip flattens the map. It stays in eval mode, for
-    its batch statistics are frozen with its weights. It may be moved and cast like any module; the
-    images then have to be on its device and of its dtype.
-    """
-
-    def __init__(self, visual: ModifiedResNet) -> None:
-        """Take over `visual`, whose attention pooling is thrown away."""
-        super().__init__()
-        self.visual = visual
-        self.visual.attnpool = nn.Identity()
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> ResNetTrunk:
-        """Stay in eval mode, whatever `mode` asks for."""
-        return super().train(False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the dense maps of the images, contiguous [N, L, C]."""
-        tokens: Tensor = self.visual(images)
-        return tokens.flatten(2).transpose(1, 2).contiguous()
 
 
 def _grid(image_size: int) -> int:

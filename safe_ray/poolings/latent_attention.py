@@ -1,0 +1,293 @@
+"""Multi-head attention pooling of a learnt latent: SigLIP, SigLIP 2, PE-Core, and their like.
+
+The pooling is timm's `AttentionPoolLatent` in a tower whose pool is `map`. Its query is one latent
+that is the same for every image (see `constant_query`). A block's MLP follows it, and in PE-Core a
+linear head:
+
+    q = W_q latent + b_q,  v = attention of q to the tokens,  y = W_p v + b_p
+    z = y + mlp(norm(y)),  embedding = W_h z + b_h, or z itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from safe_ray.poolings.base import Cut, HeadState
+from safe_ray.poolings.constant_query import absorb, attend, gather, layer_norm, linear, project
+from safe_ray.poolings.trunk import FrozenTrunk
+
+if TYPE_CHECKING:
+    from open_clip.timm_model import TimmModel
+
+    from safe_ray.heads.bank import Bank
+    from safe_ray.heads.optimiser import BankOptimiser
+    from safe_ray.heads.step import Step
+
+_POOL = "attn_pool."
+_LAYERS = ("q", "kv", "proj", "norm", "mlp.fc1", "mlp.fc2")
+_NAMES = frozenset(
+    {"latent", *(f"{layer}.{kind}" for layer in _LAYERS for kind in ("weight", "bias"))}
+)
+
+
+def _quick_gelu(inputs: Tensor) -> Tensor:
+    return inputs * torch.sigmoid(1.702 * inputs)
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": nn.functional.gelu,
+    "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),
+    "quick_gelu": _quick_gelu,
+}
+# Intermediates that one head keeps between forward and backward: of [N, H, L], of [N, H, C], of
+# [N, hidden], and of [N, C].
+_WEIGHTS, _GATHERED, _HIDDEN, _ROWS = 3, 2, 3, 8
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """timm's `AttentionPoolLatent` with absorbed projections, and the head that follows it.
+
+    Its state: attn_pool.latent `[1, 1, E]`, attn_pool.{q,proj}.weight `[C, C]`,
+    attn_pool.kv.weight `[2 C, C]` (the keys' half first), attn_pool.norm.weight `[C]`,
+    attn_pool.mlp.fc1.weight `[M, C]`, attn_pool.mlp.fc2.weight `[C, M]`, a bias of each; and
+    head.weight `[D, C]` and head.bias `[D]` where there is a head.
+
+    Attributes:
+        num_heads: attention heads; C is a multiple of it.
+        tokens: L, of a map.
+        leading: how many of them, the first, are no place of the image, such as a class token.
+        activation: of the MLP: gelu, gelu_tanh or quick_gelu.
+        epsilon: of the norm.
+        projection: the part that is the output projection: head, or empty if there is none.
+    """
+
+    groups: ClassVar[tuple[str, ...]] = ("latent", "q", "kv", "proj", "norm", "mlp", "head")
+    # The keys' half of kv.bias has no gradient either, but the values' half has.
+    inert: ClassVar[frozenset[str]] = frozenset()
+
+    num_heads: int
+    tokens: int
+    leading: int
+    activation: str
+    epsilon: float
+    projection: str
+
+    def __post_init__(self) -> None:
+        """Check the activation.
+
+        Raises:
+            ValueError: it is none of those above.
+        """
+        if self.activation not in _ACTIVATIONS:
+            raise ValueError(
+                f"activation {self.activation!r} is not among {', '.join(_ACTIVATIONS)}"
+            )
+
+    @classmethod
+    def matches(cls, visual: nn.Module) -> bool:
+        """See `Pooling`."""
+        # Workers have a pooling by its name, and open_clip would be half of their start.
+        from open_clip.timm_model import TimmModel
+        from timm.layers import AttentionPoolLatent
+
+        if not isinstance(visual, TimmModel):
+            return False
+        return isinstance(getattr(visual.trunk, "attn_pool", None), AttentionPoolLatent)
+
+    @classmethod
+    def cut(cls, visual: nn.Module, image_size: int) -> Cut:
+        """See `Pooling`."""
+        from open_clip.timm_model import TimmModel
+        from timm.models.vision_transformer import VisionTransformer
+
+        assert isinstance(visual, TimmModel)
+        tower = visual.trunk
+        pooling = tower.attn_pool
+        _check(visual, image_size)
+        activation = _activation(pooling.mlp.act)
+        with_head = isinstance(tower.head, nn.Linear)
+        state = {
+            name: value.detach()
+            for name, value in tower.named_parameters()
+            if name.startswith((_POOL, "head."))
+        }
+        rows, columns = tower.patch_embed.grid_size
+        leading, dropped = int(tower.num_prefix_tokens), 0
+        # A ViT shows its class and register tokens to the pooling only if it is told to.
+        if isinstance(tower, VisionTransformer) and not tower.pool_include_prefix:
+            leading, dropped = 0, leading
+        tokens = leading + rows * columns
+        first = tower.blocks[0]
+        identity = {
+            "tower": type(tower).__name__,
+            "blocks": len(tower.blocks),
+            "num_heads": int(first.attn.num_heads),
+            "activation": type(getattr(first.mlp, "act", first.mlp)).__name__,
+            "image_size": image_size,
+            "dropped_tokens": dropped,
+        }
+        embed_dim = tower.head.out_features if with_head else pooling.out_features
+        tower.attn_pool, tower.head = None, nn.Identity()
+        return Cut(
+            trunk=TokenTrunk(tower, dropped),
+            pooling=cls(
+                num_heads=int(pooling.num_heads),
+                tokens=tokens,
+                leading=leading,
+                activation=activation,
+                epsilon=float(pooling.norm.eps),
+                projection="head" if with_head else "",
+            ),
+            state=state,
+            prefix="visual.trunk.",
+            tokens=tokens,
+            width=int(pooling.kv.in_features),
+            embed_dim=int(embed_dim),
+            identity=identity,
+        )
+
+    @classmethod
+    def group_of(cls, name: str) -> str | None:
+        """See `safe_ray.poolings.base.Grouped`."""
+        return name.removeprefix(_POOL).split(".")[0]
+
+    def prepare(self, maps: Tensor) -> Tensor:
+        """See `Pooling`."""
+        return maps.to(torch.promote_types(maps.dtype, torch.float32))
+
+    def pool(self, tokens: Tensor, state: HeadState) -> Tensor:
+        """See `Pooling`."""
+        candidates, _, width = state[_POOL + "kv.weight"].shape
+        gathered = gather(tokens, attend(tokens, self._absorbed(state)), candidates)
+        value = project(
+            gathered,
+            state[_POOL + "kv.weight"][:, width:],
+            state[_POOL + "kv.bias"][:, width:],
+        )
+        output = _apply("proj", value, state)
+        norm = (state[_POOL + "norm.weight"], state[_POOL + "norm.bias"])
+        hidden = _apply("mlp.fc1", layer_norm(output, *norm, self.epsilon), state)
+        output = output + _apply("mlp.fc2", _ACTIVATIONS[self.activation](hidden), state)
+        if "head.weight" not in state:
+            return output
+        return linear(output, state["head.weight"], state.get("head.bias"))
+
+    def attention(self, tokens: Tensor, state: HeadState) -> Tensor:
+        """See `Pooling`; the first `leading` are no place of the image."""
+        weights = attend(tokens, self._absorbed(state))
+        candidates = len(state[_POOL + "latent"])
+        by_head = weights.view(len(tokens), candidates, self.num_heads, tokens.shape[1])
+        return by_head.transpose(0, 1)
+
+    def activation_bytes(self, state: HeadState, batch_size: int) -> int:
+        """See `Pooling`."""
+        hidden, width = state[_POOL + "mlp.fc1.weight"].shape[-2:]
+        a_sample = _WEIGHTS * self.num_heads * self.tokens + _GATHERED * self.num_heads * width
+        return 4 * batch_size * (a_sample + _HIDDEN * hidden + _ROWS * width)
+
+    def step(self, bank: Bank, optimiser: BankOptimiser) -> Step | None:
+        """See `Pooling`."""
+        return None
+
+    def _absorbed(self, state: HeadState) -> Tensor:
+        """Return what the tokens are multiplied with for their scores, `[K, H, C]`."""
+        width = state[_POOL + "kv.weight"].shape[-1]
+        query = _apply("q", state[_POOL + "latent"][:, 0], state)
+        return absorb(query.squeeze(1), state[_POOL + "kv.weight"][:, :width], self.num_heads)
+
+
+POOLING = LatentAttention
+
+
+class TokenTrunk(FrozenTrunk):
+    """Everything before the pooling, the tower's last norm included, as tokens.
+
+    Args:
+        tower: timm's, without its pooling.
+        dropped: how many of its first tokens the pooling does not see.
+    """
+
+    def __init__(self, tower: nn.Module, dropped: int) -> None:
+        super().__init__(tower)
+        self.dropped = dropped
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the dense maps of the images, contiguous `[N, L, C]`."""
+        tokens: Tensor = self.visual.forward_features(images)
+        return tokens[:, self.dropped :].contiguous()
+
+
+def _apply(layer: str, inputs: Tensor, state: HeadState) -> Tensor:
+    """Apply a layer of K heads to `[K, N, in]`."""
+    return linear(inputs, state[f"{_POOL}{layer}.weight"], state[f"{_POOL}{layer}.bias"])
+
+
+def _check(visual: TimmModel, image_size: int) -> None:
+    """Refuse a tower whose pooling is another function than the one above.
+
+    Raises:
+        ValueError: see `Pooling.cut`.
+    """
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
+    tower = visual.trunk
+    if type(tower) not in (VisionTransformer, Eva):
+        raise ValueError(
+            f"its tower is timm's {type(tower).__name__}, whose pooling may see other tokens than "
+            "VisionTransformer's and Eva's: only those two are known"
+        )
+    made_for = tower.patch_embed.img_size
+    if made_for != (image_size, image_size):
+        raise ValueError(
+            f"its patches are those of images of {made_for} pixels, not of an image_size of "
+            f"{image_size}: choose the model whose image size that is"
+        )
+    pooling = tower.attn_pool
+    names = {name for name, _ in pooling.named_parameters()}
+    if names != _NAMES:
+        raise ValueError(
+            f"its pooling has the parameters {', '.join(sorted(names))}, and not those of the one "
+            f"that is known: {', '.join(sorted(_NAMES ^ names))} make the difference"
+        )
+    if pooling.latent_len != 1 or pooling.pool != "token":
+        raise ValueError(
+            f"its pooling has {pooling.latent_len} latents, of which it takes {pooling.pool!r}: "
+            "one latent that is the pooled token is known"
+        )
+    if not isinstance(pooling.norm, nn.LayerNorm):
+        raise ValueError(f"its pooling's norm is a {type(pooling.norm).__name__}, and no LayerNorm")
+    if pooling.mlp.norm is not None and not isinstance(pooling.mlp.norm, nn.Identity):
+        raise ValueError("the MLP of its pooling has a norm inside, which is not known")
+    after = [tower.fc_norm, *visual.head]
+    if not all(isinstance(layer, nn.Identity | nn.Dropout) for layer in after):
+        kinds = ", ".join(type(layer).__name__ for layer in after)
+        raise ValueError(f"{kinds} follow its pooling, of which only a linear trunk.head is known")
+    if not isinstance(tower.head, nn.Identity | nn.Linear):
+        raise ValueError(f"its head is a {type(tower.head).__name__}, and no linear layer")
+
+
+def _activation(layer: nn.Module) -> str:
+    """Return the name of an activation.
+
+    Raises:
+        ValueError: it is not known.
+    """
+    from timm.layers.activations import GELU, GELUTanh, QuickGELU
+
+    if isinstance(layer, GELUTanh):
+        return "gelu_tanh"
+    if isinstance(layer, QuickGELU):
+        return "quick_gelu"
+    if isinstance(layer, GELU):
+        return "gelu"
+    if isinstance(layer, nn.GELU):
+        return "gelu" if layer.approximate == "none" else "gelu_tanh"
+    raise ValueError(f"the activation of its pooling's MLP is {layer}, which is not known")
