@@ -307,7 +307,7 @@ def test_the_configuration_survives_json(load):
         ("tasks.seeds=[-1]", ["tasks.seeds holds -1", "at least 0"]),
         ("tasks.seeds=[true]", ["tasks.seeds holds true", "integers"]),
         ("training.workers=0", ["training.workers is 0", "at least 1"]),
-        ("training.parameters=[q_proj,out]", ["training.parameters", "c_proj"]),
+        ("training.parameters=['a b']", ["training.parameters", "a b", "projection"]),
         ("training.warmup=1", ["training.warmup is 1", "below 1"]),
         ("search.bank=lots", ['search.bank is "lots"', "auto"]),
         ("search.lr=0", ["search.lr reaches 0", "above 0"]),

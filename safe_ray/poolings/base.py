@@ -74,7 +74,8 @@ class Pooling(Protocol):
     #   projection: the part that is the output projection, which every family calls `projection`.
     #   leading: how many tokens of a map come before those of the grid, such as a class token; a
     #     field, if towers of the family differ in it.
-    #   alone: why the family has nothing to tune beside its parts by name, so that "all" is refused.
+    #   alone: what such a tower has, where that is no more than an output projection; "all" is
+    #     refused then.
 
     @classmethod
     def matches(cls, visual: nn.Module) -> bool:
@@ -113,9 +114,9 @@ class Pooling(Protocol):
         """Return how much each token of the map counts in what each head of attention pools.
 
         A token that is made of others, such as their mean, counts as they do: its weight is
-        theirs, in the shares in which it is made of them. So the weights of a map add up to 1. Those
-        of the grid alone (`leading_of`) may add up to less: a class token has seen the whole image
-        and no place of it, so that its weight is nobody else's.
+        theirs, in the shares in which it is made of them. So the weights of a map add up to 1.
+        Those of the grid alone (`leading_of`) may add up to less: a class token has seen the whole
+        image and no place of it, so that its weight is nobody else's.
 
         Args:
             tokens: as `prepare` returns them, of N maps.
