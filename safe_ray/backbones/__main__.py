@@ -109,7 +109,9 @@ def _row(one: Claim) -> tuple[str, ...]:
         str(one.pixels),
         str(one.tokens),
         str(one.width),
-        f"{one.view_bytes / 1024:.0f}" if one.view_bytes >= 10240 else f"{one.view_bytes / 1024:.1f}",
+        f"{one.view_bytes / 1024:.0f}"
+        if one.view_bytes >= 10240
+        else f"{one.view_bytes / 1024:.1f}",
         f"{one.tuned:,}",
         _weights(one.model),
     )

@@ -261,9 +261,7 @@ def test_a_text_tower_of_transformers_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     small = {"context_length": 16, "width": 32, "heads": 2, "layers": 1}
-    spec = small_spec(
-        tmp_path, name="safe-ray-test-hf", vision_cfg=VIT, text_cfg={**small, **text}
-    )
+    spec = small_spec(tmp_path, name="safe-ray-test-hf", vision_cfg=VIT, text_cfg={**small, **text})
     with pytest.raises(InputError, match=rf"{words}.*transformers: pip install 'safe_ray\[hf\]'"):
         load_backbone(spec)
     if "hf_tokenizer_name" in text:

@@ -144,14 +144,19 @@ def test_every_parameter_belongs_to_a_part(drawn: tuple[nn.Module, Cut, Tensor])
 
 
 def test_the_projection_has_one_word_in_all_families() -> None:
-    for name, wanted in (("vit", ("proj",)), ("timm vit", ("trunk.head.weight", "trunk.head.bias"))):
+    for name, wanted in (
+        ("vit", ("proj",)),
+        ("timm vit", ("trunk.head.weight", "trunk.head.bias")),
+    ):
         _, cut = cut_of(name)
         assert select_parameters(cut.pooling, ["projection"], tuple(cut.state)) == wanted
 
 
 def test_an_unknown_part_names_those_that_there_are() -> None:
     _, cut = cut_of("vit")
-    with pytest.raises(InputError, match=r"\['c_proj'\].*attention, mlp, ln_post, proj, projection"):
+    with pytest.raises(
+        InputError, match=r"\['c_proj'\].*attention, mlp, ln_post, proj, projection"
+    ):
         select_parameters(cut.pooling, ["c_proj"], tuple(cut.state))
 
 
