@@ -30,6 +30,8 @@ examples:
 options:"""
 _HEADER = ("model", "px", "tokens", "width", "KiB a view", "tuned", "weights")
 _TAGS = 48
+# From this many bytes on, a fraction of a KiB is not worth its place.
+_WHOLE = 10240
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,9 +111,7 @@ def _row(one: Claim) -> tuple[str, ...]:
         str(one.pixels),
         str(one.tokens),
         str(one.width),
-        f"{one.view_bytes / 1024:.0f}"
-        if one.view_bytes >= 10240
-        else f"{one.view_bytes / 1024:.1f}",
+        f"{one.view_bytes / 1024:.{0 if one.view_bytes >= _WHOLE else 1}f}",
         f"{one.tuned:,}",
         _weights(one.model),
     )

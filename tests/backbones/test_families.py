@@ -1,4 +1,4 @@
-"""Every model of open_clip is claimed by a family or left out with a reason, and small ones agree."""
+"""Every model of open_clip is claimed by a family, or left out with a reason; small ones agree."""
 
 from __future__ import annotations
 
