@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
 import torch
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from safetensors.torch import load_file, save_file
 
 import safe_ray
 from safe_ray.backbones.__main__ import main
 from safe_ray.backbones.claims import Claim, claim, cut_on_paper
 from safe_ray.backbones.openclip import load_backbone
+from safe_ray.data.views import Preprocessing
 from safe_ray.errors import InputError
 from safe_ray.heads.artifact import HOW_TO_LOAD
 from safe_ray.methods.base import how_to_load
@@ -174,6 +177,17 @@ def test_the_trunks_digest_is_of_what_is_not_tuned(tmp_path: Path) -> None:
     assert digests("visual.transformer.resblocks.0.attn.in_proj_weight")[1] != same
 
 
+def test_images_are_made_as_every_tag_of_open_clips_says() -> None:
+    seen = set()
+    for model, tag in open_clip.list_pretrained():
+        config = asdict(PreprocessCfg())
+        config = merge_preprocess_dict(config, open_clip.get_pretrained_cfg(model, tag))
+        ours = Preprocessing.from_open_clip(config)
+        assert (ours.mean, ours.std) == (tuple(config["mean"]), tuple(config["std"]))
+        seen.add((ours.resize_mode, ours.interpolation))
+    assert {("shortest", "bicubic"), ("squash", "bicubic"), ("squash", "bilinear")} <= seen
+
+
 # --- heads in plain open_clip ---
 
 
@@ -276,7 +290,7 @@ def test_the_listing_shows_a_model_with_its_sizes(capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out
     assert "last_block: CLIP's vision transformers" in shown
     (line,) = [line for line in shown.splitlines() if line.split()[:1] == ["ViT-B-16-plus-240"]]
-    assert line.split()[1:5] == ["240", "226", "896", "395"]
+    assert line.split()[1:5] == ["240", "226", "896", "396"]
     assert "laion400m_e31" in line
 
 

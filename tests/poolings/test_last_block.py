@@ -23,6 +23,8 @@ from safe_ray.poolings.timm_last_block import TimmLastBlock
 from tests.backbones.towers import SIDE, TOWERS, tower
 
 CANDIDATES, SAMPLES = 3, 4
+
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
 CLASS_TOKEN = [name for name, kind in TOWERS.items() if kind in (LastBlock, TimmLastBlock)]
 
 
