@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -108,14 +108,6 @@ class Block:
     projection: Tensor
     projection_bias: Tensor | None
 
-    def each(self) -> list[Block]:
-        """Return the K heads one by one, as blocks of one head."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return [
-            Block(**{name: None if t is None else t[k : k + 1] for name, t in given.items()})
-            for k in range(len(self.norm_weight))
-        ]
-
 
 def prepare(maps: Tensor, epsilon: float) -> Tensor:
     """Return what all heads share of the block's inputs: `[N, L, C]` -> `[N, L + 1, C]`.
@@ -157,19 +149,13 @@ def attend(tokens: Tensor, block: Block, shape: Shape) -> Tensor:
 def pool(tokens: Tensor, block: Block, shape: Shape) -> Tensor:
     """Return the embeddings of N maps with K heads: `[K, N, D]`.
 
+    One head at a time is no faster on a CPU: most of it are products with a head's own weights.
+
     Args:
         tokens: as `prepare` returns them.
         block: the parameters of K heads.
         shape: of the block.
     """
-    # A GPU is kept busy by the stacked form; a CPU's caches are too small for it.
-    if tokens.device.type == "cpu" and len(block.norm_weight) > 1:
-        return torch.cat([pool_stacked(tokens, one, shape) for one in block.each()])
-    return pool_stacked(tokens, block, shape)
-
-
-def pool_stacked(tokens: Tensor, block: Block, shape: Shape) -> Tensor:
-    """Do what `pool` does, in products over all K heads."""
     normalised = tokens[:, 1:]
     samples, length, width = normalised.shape
     candidates, heads = len(block.norm_weight), shape.num_heads

@@ -218,7 +218,7 @@ class TimmTrunk(nn.Module):
         return tokens.contiguous()
 
 
-def _is_plain(block: nn.Module) -> bool:
+def _is_plain(block: Any) -> bool:
     """Return whether a block normalises before its parts, and has nothing else within them."""
     if type(block) not in (TimmBlock, EvaBlock):
         return False

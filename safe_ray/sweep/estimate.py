@@ -245,8 +245,9 @@ def _timed_parameters(config: SweepConfig, backbone: Backbone) -> tuple[str, ...
     """Return what the sweep trains; the output projection where there is no more to train."""
     pooling, names = backbone.pooling, tuple(backbone.state)
     wanted = config.training.parameters
-    alone = wanted == "all" and getattr(pooling, "alone", "")
-    return select_parameters(pooling, (PROJECTION,) if alone else wanted, names)
+    if wanted == "all" and hasattr(pooling, "alone"):
+        return select_parameters(pooling, (PROJECTION,), names)
+    return select_parameters(pooling, wanted, names)
 
 
 def _calls_in(work: Callable[[], object], seconds: float) -> float:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from safe_ray.errors import InputError
 from safe_ray.poolings import Cut, find_pooling, from_json, pool_each, to_json
 from safe_ray.poolings.base import leading_of, select_parameters
-from safe_ray.poolings.class_query import pool_stacked
 from safe_ray.poolings.last_block import LastBlock
 from safe_ray.poolings.timm_last_block import TimmLastBlock
 from tests.backbones.towers import SIDE, TOWERS, tower
@@ -108,10 +107,13 @@ def test_the_absorbed_form_is_the_librarys_block_in_values_and_gradients(
 
 def test_all_heads_at_once_are_the_heads_one_by_one(drawn: tuple[nn.Module, Cut, Tensor]) -> None:
     _, cut, maps = drawn
-    pooling: Any = cut.pooling
-    state, tokens = stacked(cut.state), pooling.prepare(maps)
-    together = pool_stacked(tokens, pooling._block(state), pooling._shape)
-    torch.testing.assert_close(together, pooling.pool(tokens, state), rtol=1e-12, atol=1e-12)
+    state, tokens = stacked(cut.state), cut.pooling.prepare(maps)
+    single = [
+        cut.pooling.pool(tokens, {name: tensor[k : k + 1] for name, tensor in state.items()})
+        for k in range(CANDIDATES)
+    ]
+    together = cut.pooling.pool(tokens, state)
+    torch.testing.assert_close(together, torch.cat(single), rtol=1e-12, atol=1e-12)
 
 
 def test_attention_is_a_share_of_every_token_and_the_class_token_comes_first(
