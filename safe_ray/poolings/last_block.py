@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from safe_ray.poolings import class_query
@@ -18,6 +17,8 @@ from safe_ray.poolings.base import Cut, HeadState
 from safe_ray.poolings.class_query import Block, Shape
 
 if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer
+
     from safe_ray.heads.bank import Bank
     from safe_ray.heads.optimiser import BankOptimiser
     from safe_ray.heads.step import Step
@@ -62,6 +63,9 @@ class LastBlock:
     @classmethod
     def matches(cls, visual: nn.Module) -> bool:
         """See `Pooling`."""
+        # Workers have a pooling by its name, and open_clip would be half of their start.
+        from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+
         return (
             isinstance(visual, VisionTransformer)
             and visual.attn_pool is None
@@ -73,6 +77,8 @@ class LastBlock:
     @classmethod
     def cut(cls, visual: nn.Module, image_size: int) -> Cut:
         """See `Pooling`."""
+        from open_clip.transformer import VisionTransformer
+
         assert isinstance(visual, VisionTransformer)
         blocks = visual.transformer.resblocks
         index, block = len(blocks) - 1, blocks[-1]

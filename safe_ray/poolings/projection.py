@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from safe_ray.poolings.base import PROJECTION, Cut, HeadState
@@ -22,6 +20,9 @@ if TYPE_CHECKING:
     from safe_ray.heads.bank import Bank
     from safe_ray.heads.optimiser import BankOptimiser
     from safe_ray.heads.step import Step
+
+OPEN_CLIPS = "proj"
+"""The projection of open_clip's own vision transformers, a parameter and no layer."""
 
 # Where timm's towers have their last linear layer, the one that comes last first.
 _LAST = ("head.proj", "head.mlp.fc2", "trunk.head", "trunk.head.fc")
@@ -53,6 +54,8 @@ class Projection:
     @classmethod
     def cut(cls, visual: nn.Module, image_size: int) -> Cut:
         """See `Pooling`."""
+        from open_clip.transformer import VisionTransformer
+
         name = last_layer(visual)
         assert name is not None
         if isinstance(visual, VisionTransformer):
@@ -121,7 +124,7 @@ class PooledTrunk(nn.Module):
         """Take over `visual`, whose last layer is thrown away."""
         super().__init__()
         self.visual = visual
-        if isinstance(visual, VisionTransformer):
+        if name == OPEN_CLIPS:
             visual.proj = None
         else:
             visual.set_submodule(name, nn.Identity())
@@ -142,8 +145,12 @@ class PooledTrunk(nn.Module):
 
 def last_layer(visual: nn.Module) -> str | None:
     """Return the name of the linear layer that a tower ends in, or None if it ends otherwise."""
+    # Workers have a pooling by its name, and open_clip would be half of their start.
+    from open_clip.timm_model import TimmModel
+    from open_clip.transformer import VisionTransformer
+
     if isinstance(visual, VisionTransformer):
-        return "proj" if visual.proj is not None else None
+        return OPEN_CLIPS if visual.proj is not None else None
     if not isinstance(visual, TimmModel):
         return None
     layers = dict(visual.named_modules())

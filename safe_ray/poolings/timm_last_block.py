@@ -12,11 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from open_clip.timm_model import TimmModel
-from timm.layers import Attention, Mlp
-from timm.models.eva import Eva, EvaAttention, EvaBlock
-from timm.models.vision_transformer import Block as TimmBlock
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from safe_ray.poolings import class_query
@@ -70,6 +65,11 @@ class TimmLastBlock:
     @classmethod
     def matches(cls, visual: nn.Module) -> bool:
         """See `Pooling`."""
+        # Workers have a pooling by its name, and open_clip would be half of their start.
+        from open_clip.timm_model import TimmModel
+        from timm.models.eva import Eva
+        from timm.models.vision_transformer import VisionTransformer
+
         if not isinstance(visual, TimmModel) or len(visual.head):
             return False
         trunk = visual.trunk
@@ -220,6 +220,10 @@ class TimmTrunk(nn.Module):
 
 def _is_plain(block: Any) -> bool:
     """Return whether a block normalises before its parts, and has nothing else within them."""
+    from timm.layers import Attention, Mlp
+    from timm.models.eva import EvaAttention, EvaBlock
+    from timm.models.vision_transformer import Block as TimmBlock
+
     if type(block) not in (TimmBlock, EvaBlock):
         return False
     attention, mlp = block.attn, block.mlp

@@ -488,7 +488,7 @@ def test_a_configuration_file_has_the_name_of_its_model(tmp_path):
         ({"vision_cfg": {**SMALL_VISION, "depth": 3}}, "cannot build.*'depth'"),
         ({"text_cfg": {**SMALL_TEXT, "heads": 3}}, "cannot build"),
         ({"embed_dim": "many"}, "cannot build"),
-        ({"vision_cfg": {"image_size": 64, "width": 64, "layers": 3}}, "not a ModifiedResNet"),
+        ({"vision_cfg": {"image_size": 65, "width": 64, "layers": 3}}, "do not divide .* of 65"),
         ({"vision_cfg": 3}, "cannot build"),
         ({"vision_cfg": {**SMALL_VISION, "image_size": 63}}, "image_size of 63.*2x2.*expects 1"),
         ({"vision_cfg": {**SMALL_VISION, "image_size": [64, 96]}}, "cannot build|not square"),
