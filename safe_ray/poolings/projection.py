@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +120,7 @@ class PooledTrunk(nn.Module):
     It is frozen and stays in eval mode.
     """
 
-    def __init__(self, visual: nn.Module, name: str) -> None:
+    def __init__(self, visual: Any, name: str) -> None:
         """Take over `visual`, whose last layer is thrown away."""
         super().__init__()
         self.visual = visual
