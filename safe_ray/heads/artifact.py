@@ -1,7 +1,8 @@
 """A tuned head as two files that any open_clip program can use.
 
 `head.safetensors` holds the pooling's parameters under open_clip's own names, float32, so that
-`model.visual.attnpool.load_state_dict(load_file("head.safetensors"))` is all it takes to load it.
+`load_state_dict(load_file("head.safetensors"), strict=False)` of the part of the model that the
+card names (`visual.attnpool` of a ResNet, `visual` of a transformer) is all it takes to load it.
 A method with an adapter keeps that beside them, under names that begin with `adapter.`.
 `head.json`, the card, holds what else is needed to use it and to know where it came from.
 """
@@ -60,7 +61,9 @@ HOW_TO_LOAD = (
     "# images: [N, 3, S, S], from preprocess; classifier: [classes, D], the text features of every "
     "template, normalised, averaged over templates, normalised",
     "original = model.encode_image(images)",
-    "model.visual.attnpool.load_state_dict(load_file('head.safetensors'))",
+    "part = model.get_submodule(card['backbone'].get('part', 'visual.attnpool'))",
+    "loaded = part.load_state_dict(load_file('head.safetensors'), strict=False)",
+    "assert not loaded.unexpected_keys, loaded.unexpected_keys",
     "tuned = model.encode_image(images)",
     "blended = torch.nn.functional.normalize(alpha * tuned + (1 - alpha) * original, dim=-1)",
     "logits = card['logit_scale'] * blended @ classifier.T",

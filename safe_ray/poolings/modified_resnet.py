@@ -50,6 +50,7 @@ class AttentionPool:
         "c_proj",
     )
     inert: ClassVar[frozenset[str]] = frozenset({"k_proj.bias"})
+    projection: ClassVar[str] = "c_proj"
 
     num_heads: int
 
