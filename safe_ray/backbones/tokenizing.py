@@ -21,12 +21,7 @@ def check_text_tower(spec: BackboneSpec, config: Mapping[str, Any]) -> None:
     Raises:
         InputError: it is one of transformers, which is not installed.
     """
-    named = config["text_cfg"].get("hf_model_name")
-    if named and not _has_transformers():
-        raise InputError(
-            f"The text tower of the model {spec.model!r} of backbone {spec.name!r} is {named}, "
-            f"which needs transformers: {_INSTALL}."
-        )
+    _check(spec, config, "hf_model_name", "text tower")
 
 
 def check_tokenizer(spec: BackboneSpec, config: Mapping[str, Any]) -> None:
@@ -35,12 +30,7 @@ def check_tokenizer(spec: BackboneSpec, config: Mapping[str, Any]) -> None:
     Raises:
         InputError: it is one of transformers, which is not installed.
     """
-    named = config["text_cfg"].get("hf_tokenizer_name")
-    if named and not _has_transformers():
-        raise InputError(
-            f"The tokenizer of the model {spec.model!r} of backbone {spec.name!r} is {named}, "
-            f"which needs transformers: {_INSTALL}."
-        )
+    _check(spec, config, "hf_tokenizer_name", "tokenizer")
 
 
 def tokenizer_of(spec: BackboneSpec) -> Any:
@@ -63,5 +53,11 @@ def tokenizer_of(spec: BackboneSpec) -> Any:
         ) from error
 
 
-def _has_transformers() -> bool:
-    return importlib.util.find_spec("transformers") is not None
+def _check(spec: BackboneSpec, config: Mapping[str, Any], field: str, what: str) -> None:
+    """Refuse what a field of the text tower names, unless transformers is there."""
+    named = config["text_cfg"].get(field)
+    if named and importlib.util.find_spec("transformers") is None:
+        raise InputError(
+            f"The {what} of the model {spec.model!r} of backbone {spec.name!r} is {named}, which "
+            f"needs transformers: {_INSTALL}."
+        )

@@ -205,8 +205,7 @@ def select_parameters(
 
     Raises:
         InputError: a group is not one of the pooling's, stands for none of the names, or none is
-            given; or there is no more than
-            an output projection, and "all" is asked for.
+            given; or there is no more than an output projection, and "all" is asked for.
     """
     alone = getattr(pooling, "alone", "")
     if groups == "all" and alone:

@@ -16,31 +16,24 @@ residual, the MLP of one token, the last normalisation, and the projection to th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-QUICK = 1.702
+from safe_ray.poolings.base import HeadState
+from safe_ray.poolings.layers import ACTIVATIONS, layer_norm, linear
+
+if TYPE_CHECKING:
+    from safe_ray.heads.bank import Bank
+    from safe_ray.heads.optimiser import BankOptimiser
+    from safe_ray.heads.step import Step
+
 # Intermediates of [batch, heads, C] that one head keeps between forward and backward.
 _INTERMEDIATES = 8
-
-
-def _quick_gelu(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(QUICK * x)
-
-
-def _tanh_gelu(x: Tensor) -> Tensor:
-    return functional.gelu(x, approximate="tanh")
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": functional.gelu,
-    "gelu_tanh": _tanh_gelu,
-    "quick_gelu": _quick_gelu,
-}
 
 
 @dataclass(frozen=True)
@@ -135,7 +128,7 @@ def attend(tokens: Tensor, block: Block, shape: Shape) -> Tensor:
     depth = width // heads
 
     first = normalised[:, 0] * block.norm_weight[:, None] + block.norm_bias[:, None]  # [K, N, C]
-    query = _linear(first, block.query_weight, block.query_bias) * (1.0 / math.sqrt(depth))
+    query = linear(first, block.query_weight, block.query_bias) * (1.0 / math.sqrt(depth))
     query = query.view(candidates, samples, heads, depth).transpose(1, 2)
     absorbed = query @ block.key_weight.view(candidates, heads, depth, width)  # [K, H, N, C]
     absorbed = absorbed * block.norm_weight[:, None, None]
@@ -172,31 +165,64 @@ def pool(tokens: Tensor, block: Block, shape: Shape) -> Tensor:
         value = value + block.value_bias[:, None]
 
     stream = tokens[:, 0] + _scaled(
-        _linear(value, block.output_weight, block.output_bias), block.attention_scale
+        linear(value, block.output_weight, block.output_bias), block.attention_scale
     )
-    hidden = _normalise(stream, block.mlp_norm_weight, block.mlp_norm_bias, shape.epsilon)
-    hidden = ACTIVATIONS[shape.activation](_linear(hidden, block.up_weight, block.up_bias))
-    stream = stream + _scaled(_linear(hidden, block.down_weight, block.down_bias), block.mlp_scale)
-    last = _normalise(stream, block.last_norm_weight, block.last_norm_bias, shape.epsilon)
-    return _linear(last, block.projection.transpose(1, 2), block.projection_bias)
+    hidden = layer_norm(stream, block.mlp_norm_weight, block.mlp_norm_bias, shape.epsilon)
+    hidden = ACTIVATIONS[shape.activation](linear(hidden, block.up_weight, block.up_bias))
+    stream = stream + _scaled(linear(hidden, block.down_weight, block.down_bias), block.mlp_scale)
+    last = layer_norm(stream, block.last_norm_weight, block.last_norm_bias, shape.epsilon)
+    return linear(last, block.projection.transpose(1, 2), block.projection_bias)
 
 
-def activation_bytes(width: int, num_heads: int, batch_size: int) -> int:
-    """See `safe_ray.poolings.base.Pooling`."""
-    return 4 * _INTERMEDIATES * batch_size * num_heads * width
+@dataclass(frozen=True)
+class ClassQuery(ABC):
+    """What poolings by a last block have in common, whatever its parameters are called.
 
-
-def activation_of(module: nn.Module) -> str:
-    """Return the key of `ACTIVATIONS` that a tower's activation is.
-
-    Raises:
-        ValueError: it is another one.
+    Attributes:
+        index: of the last block.
+        num_heads: attention heads; C is a multiple of it.
+        epsilon: of the normalisations.
+        activation: of the MLP: `gelu`, `gelu_tanh` or `quick_gelu`.
     """
-    if isinstance(module, nn.GELU):
-        return "gelu" if module.approximate == "none" else "gelu_tanh"
-    if type(module).__name__ == "QuickGELU":
-        return "quick_gelu"
-    raise ValueError(f"its MLP has the activation {type(module).__name__}, and not a GELU")
+
+    inert: ClassVar[frozenset[str]] = frozenset()
+    leading: ClassVar[int] = 1
+    last_norm: ClassVar[str]
+    """The name of the last normalisation, whose weight is `[C]`."""
+
+    index: int
+    num_heads: int
+    epsilon: float
+    activation: str
+
+    @abstractmethod
+    def block(self, state: HeadState) -> Block:
+        """Return the parameters of K heads by what they do."""
+
+    def prepare(self, maps: Tensor) -> Tensor:
+        """See `prepare` of this module."""
+        return prepare(maps, self.epsilon)
+
+    def pool(self, tokens: Tensor, state: HeadState) -> Tensor:
+        """See `Pooling`."""
+        return pool(tokens, self.block(state), self._shape)
+
+    def attention(self, tokens: Tensor, state: HeadState) -> Tensor:
+        """See `Pooling`; the first weight is what the class token gives itself."""
+        return attend(tokens, self.block(state), self._shape).transpose(1, 2)
+
+    def activation_bytes(self, state: HeadState, batch_size: int) -> int:
+        """See `Pooling`."""
+        width = state[f"{self.last_norm}.weight"].shape[-1]
+        return 4 * _INTERMEDIATES * batch_size * self.num_heads * width
+
+    def step(self, bank: Bank, optimiser: BankOptimiser) -> Step | None:
+        """See `Pooling`: autograd finds the gradients."""
+        return None
+
+    @property
+    def _shape(self) -> Shape:
+        return Shape(self.num_heads, self.epsilon, self.activation)
 
 
 def epsilon_of(*norms: nn.Module) -> float:
@@ -217,17 +243,5 @@ def word_of(name: str, words: dict[str, str]) -> str | None:
     return next((words[part] for part in name.split(".") if part in words), None)
 
 
-def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return `inputs W^T + b` of every head: `[K, N, in]` and `[K, out, in]`."""
-    if bias is None:
-        return torch.bmm(inputs, weight.transpose(1, 2))
-    return torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
-
-
 def _scaled(value: Tensor, scale: Tensor | None) -> Tensor:
     return value if scale is None else value * scale[:, None]
-
-
-def _normalise(value: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    plain = functional.layer_norm(value, value.shape[-1:], eps=epsilon)
-    return plain * weight[:, None] + bias[:, None]

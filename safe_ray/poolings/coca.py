@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from safe_ray.poolings.base import Cut, HeadState
-from safe_ray.poolings.constant_query import absorb, attend, gather, layer_norm, linear, project
-from safe_ray.poolings.trunk import FrozenTrunk
+from safe_ray.poolings.constant_query import absorb, attend, gather, project
+from safe_ray.poolings.layers import layer_norm, linear
+from safe_ray.poolings.trunk import BlockTrunk
 
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
@@ -166,15 +167,6 @@ class AttentionalPool:
 
 
 POOLING = AttentionalPool
-
-
-class BlockTrunk(FrozenTrunk):
-    """All blocks of an open_clip ViT, without what follows them."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the dense maps of the images, contiguous `[N, L, C]`, the class token first."""
-        tokens: Tensor = self.visual.transformer(self.visual._embeds(images))
-        return tokens.contiguous()
 
 
 def _weight(state: HeadState, part: int) -> Tensor:

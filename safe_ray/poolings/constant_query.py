@@ -82,16 +82,3 @@ def project(gathered: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     by_head = weight.view(candidates, num_heads, width // num_heads, channels)
     value = (gathered @ by_head.transpose(2, 3)).transpose(1, 2)
     return value.reshape(candidates, samples, width) + bias.unsqueeze(1)
-
-
-def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Apply K linear layers: inputs `[K, N, in]`, weight `[K, out, in]`, bias `[K, out]`."""
-    if bias is None:
-        return torch.bmm(inputs, weight.transpose(1, 2))
-    return torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
-
-
-def layer_norm(inputs: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Apply K layer norms: inputs `[K, N, C]`, weight and bias `[K, C]`."""
-    normal = nn.functional.layer_norm(inputs, inputs.shape[-1:], eps=eps)
-    return torch.addcmul(bias.unsqueeze(1), normal, weight.unsqueeze(1))

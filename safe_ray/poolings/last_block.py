@@ -10,18 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from safe_ray.poolings import class_query
 from safe_ray.poolings.base import Cut, HeadState
-from safe_ray.poolings.class_query import Block, Shape
+from safe_ray.poolings.class_query import Block, ClassQuery
+from safe_ray.poolings.layers import activation_of
+from safe_ray.poolings.trunk import BlockTrunk
 
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
-
-    from safe_ray.heads.bank import Bank
-    from safe_ray.heads.optimiser import BankOptimiser
-    from safe_ray.heads.step import Step
 
 _WORDS = {
     "ln_1": "attention",
@@ -36,29 +34,17 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class LastBlock:
+class LastBlock(ClassQuery):
     """open_clip's `ResidualAttentionBlock` of the class token, and what follows it.
 
     Its state: `transformer.resblocks.<index>.` with ln_1, attn (in_proj_weight `[3 C, C]`,
     in_proj_bias, out_proj), ls_1 where it is, ln_2, mlp (c_fc `[M, C]`, c_proj `[C, M]`) and ls_2
     where it is; ln_post; proj `[C, D]`.
-
-    Attributes:
-        index: of the last block.
-        num_heads: attention heads; C is a multiple of it.
-        epsilon: of the normalisations.
-        activation: of the MLP: `gelu`, `gelu_tanh` or `quick_gelu`.
     """
 
     groups: ClassVar[tuple[str, ...]] = ("attention", "mlp", "ln_post", "proj")
-    inert: ClassVar[frozenset[str]] = frozenset()
     projection: ClassVar[str] = "proj"
-    leading: ClassVar[int] = 1
-
-    index: int
-    num_heads: int
-    epsilon: float
-    activation: str
+    last_norm: ClassVar[str] = "ln_post"
 
     @classmethod
     def matches(cls, visual: nn.Module) -> bool:
@@ -94,7 +80,7 @@ class LastBlock:
             index=index,
             num_heads=int(attention.num_heads),
             epsilon=epsilon,
-            activation=class_query.activation_of(block.mlp.gelu),
+            activation=activation_of(block.mlp.gelu),
         )
         prefix = f"transformer.resblocks.{index}."
         state = {
@@ -102,8 +88,10 @@ class LastBlock:
             **{f"ln_post.{n}": value.detach() for n, value in visual.ln_post.named_parameters()},
             "proj": visual.proj.detach(),
         }
+        visual.transformer.resblocks = blocks[:-1]
+        visual.ln_post, visual.proj = nn.Identity(), None
         return Cut(
-            trunk=TransformerTrunk(visual),
+            trunk=BlockTrunk(visual),
             pooling=pooling,
             state=state,
             prefix="visual.",
@@ -124,32 +112,8 @@ class LastBlock:
         """See `safe_ray.poolings.base.Grouped`."""
         return class_query.word_of(name, _WORDS)
 
-    def prepare(self, maps: Tensor) -> Tensor:
-        """See `safe_ray.poolings.class_query.prepare`."""
-        return class_query.prepare(maps, self.epsilon)
-
-    def pool(self, tokens: Tensor, state: HeadState) -> Tensor:
-        """See `Pooling`."""
-        return class_query.pool(tokens, self._block(state), self._shape)
-
-    def attention(self, tokens: Tensor, state: HeadState) -> Tensor:
-        """See `Pooling`; the first weight is what the class token gives itself."""
-        return class_query.attend(tokens, self._block(state), self._shape).transpose(1, 2)
-
-    def activation_bytes(self, state: HeadState, batch_size: int) -> int:
-        """See `Pooling`."""
-        width = state["ln_post.weight"].shape[-1]
-        return class_query.activation_bytes(width, self.num_heads, batch_size)
-
-    def step(self, bank: Bank, optimiser: BankOptimiser) -> Step | None:
-        """See `Pooling`: autograd finds the gradients."""
-        return None
-
-    @property
-    def _shape(self) -> Shape:
-        return Shape(self.num_heads, self.epsilon, self.activation)
-
-    def _block(self, state: HeadState) -> Block:
+    def block(self, state: HeadState) -> Block:
+        """See `ClassQuery`."""
         prefix = f"transformer.resblocks.{self.index}."
         mine: Mapping[str, Any] = {
             name.removeprefix(prefix): tensor for name, tensor in state.items()
@@ -183,32 +147,6 @@ class LastBlock:
 
 
 POOLING = LastBlock
-
-
-class TransformerTrunk(nn.Module):
-    """Everything before the last block: images [N, 3, S, S] -> tokens [N, L, C].
-
-    It is frozen and stays in eval mode.
-    """
-
-    def __init__(self, visual: VisionTransformer) -> None:
-        """Take over `visual`, whose last block and projection are thrown away."""
-        super().__init__()
-        self.visual = visual
-        visual.transformer.resblocks = visual.transformer.resblocks[:-1]
-        visual.ln_post = nn.Identity()
-        visual.proj = None
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> TransformerTrunk:
-        """Stay in eval mode, whatever `mode` asks for."""
-        return super().train(False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the dense maps of the images, contiguous [N, L, C]."""
-        tokens: Tensor = self.visual.transformer(self.visual._embeds(images))
-        return tokens.contiguous()
 
 
 def check_grid(visual: VisionTransformer, image_size: int) -> int:

@@ -10,17 +10,16 @@ linear head:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from safe_ray.poolings.base import Cut, HeadState
-from safe_ray.poolings.constant_query import absorb, attend, gather, layer_norm, linear, project
-from safe_ray.poolings.trunk import FrozenTrunk
+from safe_ray.poolings.constant_query import absorb, attend, gather, project
+from safe_ray.poolings.layers import ACTIVATIONS, activation_of, layer_norm, linear
+from safe_ray.poolings.trunk import TokenTrunk
 
 if TYPE_CHECKING:
     from open_clip.timm_model import TimmModel
@@ -34,17 +33,6 @@ _LAYERS = ("q", "kv", "proj", "norm", "mlp.fc1", "mlp.fc2")
 _NAMES = frozenset(
     {"latent", *(f"{layer}.{kind}" for layer in _LAYERS for kind in ("weight", "bias"))}
 )
-
-
-def _quick_gelu(inputs: Tensor) -> Tensor:
-    return inputs * torch.sigmoid(1.702 * inputs)
-
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": nn.functional.gelu,
-    "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),
-    "quick_gelu": _quick_gelu,
-}
 # Intermediates that one head keeps between forward and backward: of [N, H, L], of [N, H, C], of
 # [N, hidden], and of [N, C].
 _WEIGHTS, _GATHERED, _HIDDEN, _ROWS = 3, 2, 3, 8
@@ -85,9 +73,9 @@ class LatentAttention:
         Raises:
             ValueError: it is none of those above.
         """
-        if self.activation not in _ACTIVATIONS:
+        if self.activation not in ACTIVATIONS:
             raise ValueError(
-                f"activation {self.activation!r} is not among {', '.join(_ACTIVATIONS)}"
+                f"activation {self.activation!r} is not among {', '.join(ACTIVATIONS)}"
             )
 
     @classmethod
@@ -111,7 +99,7 @@ class LatentAttention:
         tower = visual.trunk
         pooling = tower.attn_pool
         _check(visual, image_size)
-        activation = _activation(pooling.mlp.act)
+        activation = activation_of(pooling.mlp.act)
         with_head = isinstance(tower.head, nn.Linear)
         state = {
             name: value.detach()
@@ -174,7 +162,7 @@ class LatentAttention:
         output = _apply("proj", value, state)
         norm = (state[_POOL + "norm.weight"], state[_POOL + "norm.bias"])
         hidden = _apply("mlp.fc1", layer_norm(output, *norm, self.epsilon), state)
-        output = output + _apply("mlp.fc2", _ACTIVATIONS[self.activation](hidden), state)
+        output = output + _apply("mlp.fc2", ACTIVATIONS[self.activation](hidden), state)
         if "head.weight" not in state:
             return output
         return linear(output, state["head.weight"], state.get("head.bias"))
@@ -204,24 +192,6 @@ class LatentAttention:
 
 
 POOLING = LatentAttention
-
-
-class TokenTrunk(FrozenTrunk):
-    """Everything before the pooling, the tower's last norm included, as tokens.
-
-    Args:
-        tower: timm's, without its pooling.
-        dropped: how many of its first tokens the pooling does not see.
-    """
-
-    def __init__(self, tower: nn.Module, dropped: int) -> None:
-        super().__init__(tower)
-        self.dropped = dropped
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the dense maps of the images, contiguous `[N, L, C]`."""
-        tokens: Tensor = self.visual.forward_features(images)
-        return tokens[:, self.dropped :].contiguous()
 
 
 def _apply(layer: str, inputs: Tensor, state: HeadState) -> Tensor:
@@ -272,22 +242,3 @@ def _check(visual: TimmModel, image_size: int) -> None:
         raise ValueError(f"{kinds} follow its pooling, of which only a linear trunk.head is known")
     if not isinstance(tower.head, nn.Identity | nn.Linear):
         raise ValueError(f"its head is a {type(tower.head).__name__}, and no linear layer")
-
-
-def _activation(layer: nn.Module) -> str:
-    """Return the name of an activation.
-
-    Raises:
-        ValueError: it is not known.
-    """
-    from timm.layers.activations import GELU, GELUTanh, QuickGELU
-
-    if isinstance(layer, GELUTanh):
-        return "gelu_tanh"
-    if isinstance(layer, QuickGELU):
-        return "quick_gelu"
-    if isinstance(layer, GELU):
-        return "gelu"
-    if isinstance(layer, nn.GELU):
-        return "gelu" if layer.approximate == "none" else "gelu_tanh"
-    raise ValueError(f"the activation of its pooling's MLP is {layer}, which is not known")

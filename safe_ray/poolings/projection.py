@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from safe_ray.poolings.base import PROJECTION, Cut, HeadState
 from safe_ray.poolings.last_block import check_grid
+from safe_ray.poolings.trunk import FrozenTrunk
 
 if TYPE_CHECKING:
     from safe_ray.heads.bank import Bank
@@ -62,12 +63,14 @@ class Projection:
             check_grid(visual, image_size)
             state = {name: visual.proj.detach()}
             width, embed_dim = state[name].shape
+            visual.proj = None
         else:
             layer = visual.get_submodule(name)
             state = {f"{name}.{part}": tensor.detach() for part, tensor in layer.named_parameters()}
             embed_dim, width = state[f"{name}.weight"].shape
+            visual.set_submodule(name, nn.Identity())
         # Of such a tower the modules' own description is all that tells two functions apart.
-        remaining = PooledTrunk(visual, name)
+        remaining = PooledTrunk(visual)
         return Cut(
             trunk=remaining,
             pooling=cls(name),
@@ -114,29 +117,11 @@ class Projection:
 POOLING = Projection
 
 
-class PooledTrunk(nn.Module):
-    """Everything before the projection: images [N, 3, S, S] -> one token [N, 1, C].
-
-    It is frozen and stays in eval mode.
-    """
-
-    def __init__(self, visual: Any, name: str) -> None:
-        """Take over `visual`, whose last layer is thrown away."""
-        super().__init__()
-        self.visual = visual
-        if name == OPEN_CLIPS:
-            visual.proj = None
-        else:
-            visual.set_submodule(name, nn.Identity())
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> PooledTrunk:
-        """Stay in eval mode, whatever `mode` asks for."""
-        return super().train(False)
+class PooledTrunk(FrozenTrunk):
+    """A tower without its last layer: images `[N, 3, S, S]` -> one token `[N, 1, C]`."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the pooled features of the images, contiguous [N, 1, C]."""
+        """Return the pooled features of the images, contiguous `[N, 1, C]`."""
         pooled = self.visual(images)
         # A tower of a captioner returns its tokens, too.
         features: Tensor = pooled[0] if isinstance(pooled, tuple) else pooled

@@ -9,19 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from safe_ray.poolings import class_query
 from safe_ray.poolings.base import Cut, HeadState
-from safe_ray.poolings.class_query import Block, Shape
-
-if TYPE_CHECKING:
-    from safe_ray.heads.bank import Bank
-    from safe_ray.heads.optimiser import BankOptimiser
-    from safe_ray.heads.step import Step
+from safe_ray.poolings.class_query import Block, ClassQuery
+from safe_ray.poolings.layers import activation_of
+from safe_ray.poolings.trunk import TokenTrunk
 
 _WORDS = {
     "norm1": "attention",
@@ -38,29 +34,17 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class TimmLastBlock:
+class TimmLastBlock(ClassQuery):
     """timm's `Block` or `EvaBlock` of the class token, and what follows it.
 
     Its state: `trunk.blocks.<index>.` with norm1, attn (qkv.weight `[3 C, C]`, its bias or q_bias
     and v_bias, proj), the scale where it is (ls1.gamma or gamma_1), norm2, mlp (fc1 `[M, C]`, fc2
     `[C, M]`) and its scale; trunk.norm; trunk.head `[D, C]`.
-
-    Attributes:
-        index: of the last block.
-        num_heads: attention heads; C is a multiple of it.
-        epsilon: of the normalisations.
-        activation: of the MLP: `gelu`, `gelu_tanh` or `quick_gelu`.
     """
 
     groups: ClassVar[tuple[str, ...]] = ("attention", "mlp", "norm", "head")
-    inert: ClassVar[frozenset[str]] = frozenset()
     projection: ClassVar[str] = "head"
-    leading: ClassVar[int] = 1
-
-    index: int
-    num_heads: int
-    epsilon: float
-    activation: str
+    last_norm: ClassVar[str] = "trunk.norm"
 
     @classmethod
     def matches(cls, visual: nn.Module) -> bool:
@@ -97,7 +81,7 @@ class TimmLastBlock:
             index=index,
             num_heads=int(block.attn.num_heads),
             epsilon=epsilon,
-            activation=class_query.activation_of(block.mlp.act),
+            activation=activation_of(block.mlp.act),
         )
         parts = {f"trunk.blocks.{index}": block, "trunk.norm": trunk.norm, "trunk.head": trunk.head}
         state = {
@@ -113,13 +97,15 @@ class TimmLastBlock:
             "epsilon": epsilon,
             "activation": pooling.activation,
         }
+        tokens, width = int(trunk.patch_embed.num_patches) + 1, int(trunk.embed_dim)
+        trunk.blocks, trunk.norm, trunk.head = trunk.blocks[:-1], nn.Identity(), nn.Identity()
         return Cut(
-            trunk=TimmTrunk(visual),
+            trunk=TokenTrunk(trunk, 0),
             pooling=pooling,
             state=state,
             prefix="visual.",
-            tokens=int(trunk.patch_embed.num_patches) + 1,
-            width=int(trunk.embed_dim),
+            tokens=tokens,
+            width=width,
             embed_dim=int(state["trunk.head.weight"].shape[0]),
             identity=identity,
         )
@@ -129,32 +115,8 @@ class TimmLastBlock:
         """See `safe_ray.poolings.base.Grouped`."""
         return class_query.word_of(name, _WORDS)
 
-    def prepare(self, maps: Tensor) -> Tensor:
-        """See `safe_ray.poolings.class_query.prepare`."""
-        return class_query.prepare(maps, self.epsilon)
-
-    def pool(self, tokens: Tensor, state: HeadState) -> Tensor:
-        """See `Pooling`."""
-        return class_query.pool(tokens, self._block(state), self._shape)
-
-    def attention(self, tokens: Tensor, state: HeadState) -> Tensor:
-        """See `Pooling`; the first weight is what the class token gives itself."""
-        return class_query.attend(tokens, self._block(state), self._shape).transpose(1, 2)
-
-    def activation_bytes(self, state: HeadState, batch_size: int) -> int:
-        """See `Pooling`."""
-        width = state["trunk.norm.weight"].shape[-1]
-        return class_query.activation_bytes(width, self.num_heads, batch_size)
-
-    def step(self, bank: Bank, optimiser: BankOptimiser) -> Step | None:
-        """See `Pooling`: autograd finds the gradients."""
-        return None
-
-    @property
-    def _shape(self) -> Shape:
-        return Shape(self.num_heads, self.epsilon, self.activation)
-
-    def _block(self, state: HeadState) -> Block:
+    def block(self, state: HeadState) -> Block:
+        """See `ClassQuery`."""
         prefix = f"trunk.blocks.{self.index}."
         mine: Mapping[str, Any] = {
             name.removeprefix(prefix): tensor for name, tensor in state.items()
@@ -190,32 +152,6 @@ class TimmLastBlock:
 
 
 POOLING = TimmLastBlock
-
-
-class TimmTrunk(nn.Module):
-    """Everything before the last block: images [N, 3, S, S] -> tokens [N, L, C].
-
-    It is frozen and stays in eval mode.
-    """
-
-    def __init__(self, visual: Any) -> None:
-        """Take over `visual`, whose last block and head are thrown away."""
-        super().__init__()
-        self.visual = visual
-        visual.trunk.blocks = visual.trunk.blocks[:-1]
-        visual.trunk.norm = nn.Identity()
-        visual.trunk.head = nn.Identity()
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> TimmTrunk:
-        """Stay in eval mode, whatever `mode` asks for."""
-        return super().train(False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the dense maps of the images, contiguous [N, L, C]."""
-        tokens: torch.Tensor = self.visual.trunk.forward_features(images)
-        return tokens.contiguous()
 
 
 def _is_plain(block: Any) -> bool:

@@ -39,3 +39,30 @@ class GridTrunk(FrozenTrunk):
         """Return the dense maps of the images, contiguous `[N, L, C]`."""
         grid: Tensor = self.visual(images)
         return grid.flatten(2).transpose(1, 2).contiguous()
+
+
+class BlockTrunk(FrozenTrunk):
+    """The blocks of an open_clip ViT, without what follows them."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the dense maps of the images, contiguous `[N, L, C]`, the class token first."""
+        tokens: Tensor = self.visual.transformer(self.visual._embeds(images))
+        return tokens.contiguous()
+
+
+class TokenTrunk(FrozenTrunk):
+    """A ViT of timm's up to its pooling, the last norm included where it still has one.
+
+    Args:
+        tower: timm's, without its pooling.
+        dropped: how many of its first tokens the pooling does not see.
+    """
+
+    def __init__(self, tower: nn.Module, dropped: int) -> None:
+        super().__init__(tower)
+        self.dropped = dropped
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the dense maps of the images, contiguous `[N, L, C]`."""
+        tokens: Tensor = self.visual.forward_features(images)
+        return tokens[:, self.dropped :].contiguous()
