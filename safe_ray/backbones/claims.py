@@ -66,11 +66,15 @@ def claim(model: str) -> Claim:
     # What a model of another version of open_clip or timm lacks can be anything.
     except Exception as error:
         return Claim(model, why=f"Its image tower cannot be built: {first_line(error)}.")
-    size = tower.image_size
+    return claim_of(model, tower, cut)
+
+
+def claim_of(model: str, tower: Any, cut: Cut) -> Claim:
+    """Return the claim of a model that `cut_on_paper` has cut."""
     return Claim(
         model=model,
         family=type(cut.pooling).__module__.removeprefix(_PACKAGE),
-        pixels=int(size if isinstance(size, int) else size[0]),
+        pixels=side_of(tower),
         tokens=cut.tokens,
         width=cut.width,
         tuned=sum(tensor.numel() for tensor in cut.state.values()),
@@ -85,9 +89,13 @@ def cut_on_paper(model: str) -> tuple[Any, Cut]:
     """
     with _nothing_drawn():
         tower = empty_tower(open_clip.get_model_config(model))
+    return tower, cut_tower(tower, side_of(tower), BackboneSpec(model, model))
+
+
+def side_of(tower: Any) -> int:
+    """Return the side of a tower's images, in pixels."""
     size = tower.image_size
-    pixels = int(size if isinstance(size, int) else size[0])
-    return tower, cut_tower(tower, pixels, BackboneSpec(model, model))
+    return int(size if isinstance(size, int) else size[0])
 
 
 @contextmanager

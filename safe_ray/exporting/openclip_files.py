@@ -19,8 +19,8 @@ from safe_ray.prediction.bundle_files import CLASSIFIER, CONFIG, MODEL, ORIGINAL
 if TYPE_CHECKING:
     from safe_ray.prediction.predictor import Predictor
 
-TOWER = "visual"
-"""The image tower, of open_clip's models."""
+TOWERS = ("visual", "visual.trunk")
+"""The image tower, of open_clip's models, and timm's within it."""
 
 _BLEND = {
     "features": (
@@ -44,8 +44,8 @@ def how_to_load(pooling: str, blended: str) -> Sequence[str]:
     them.
 
     Args:
-        pooling: the part of the model that is its pooling, such as `visual.attnpool`; `visual` for
-            one that is spread over the image tower.
+        pooling: the part of the model that is its pooling, such as `visual.attnpool`; one of
+            `TOWERS` where it is spread over the image tower.
         blended: see `safe_ray.methods.linear`.
     """
     blend, features = _BLEND[blended]
@@ -61,7 +61,7 @@ def how_to_load(pooling: str, blended: str) -> Sequence[str]:
         "        self.tuned, self.original, self.alpha = tuned, copy.deepcopy(tuned), alpha",
         f"        self.original.load_state_dict(original{_not_all(pooling)})",
         "    def forward(self, maps):",
-        *(() if pooling == TOWER else rounded),
+        *(() if pooling in TOWERS else rounded),
         *blend.split("\n"),
         f"model.{pooling} = Blend(model.{pooling}, load_file('{ORIGINAL}'), bundle['alpha'])",
         "model.eval()",
@@ -75,7 +75,7 @@ def how_to_load(pooling: str, blended: str) -> Sequence[str]:
 
 
 def _not_all(pooling: str) -> str:
-    return ", strict=False" if pooling == TOWER else ""
+    return ", strict=False" if pooling in TOWERS else ""
 
 
 def linear_of(predictor: Predictor) -> Linear:
@@ -111,6 +111,11 @@ def write(folder: Path, predictor: Predictor) -> None:
     original = {name: _plain(tensor) for name, tensor in backbone.state.items()}
     _check_pooling(model, backbone.part, original, backbone.spec.model)
     tuned = original if linear.head is None else linear.head
+    if not set(tuned) <= set(original):
+        raise InputError(
+            "The head tunes the queries of its pooling, for which open_clip's models have no "
+            "parameter: give --format torch or --format onnx."
+        )
     weights = {name: _plain(tensor) for name, tensor in model.state_dict().items()}
     for name, tensor in tuned.items():
         weights[backbone.prefix + name] = _plain(tensor)
@@ -135,7 +140,7 @@ def _check_pooling(model: Any, part: str, original: Mapping[str, Tensor], name: 
     except AttributeError:
         module = None
     names = set() if module is None else set(dict(module.named_parameters()))
-    spread = part == TOWER and not getattr(module, "output_tokens", False)
+    spread = part in TOWERS and not getattr(module, "output_tokens", False)
     if not part or not set(original) <= names or (names != set(original) and not spread):
         raise InputError(
             f"The pooling of {name!r} is no module of its own, so that plain open_clip cannot have "

@@ -27,6 +27,9 @@ NAME = "POOLING"
 PROJECTION = "projection"
 """What every family calls its output projection, beside its own word for it."""
 
+QUERIES = "queries"
+"""The part that is the absorbed queries alone (see `safe_ray.poolings.queries`)."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -69,11 +72,12 @@ class Pooling(Protocol):
     inert: ClassVar[frozenset[str]]
     """Names of parameters whose gradient is exactly zero."""
 
-    # A family may have three more class variables, which `projection_of`, `leading_of` and
+    # A family may have four more class variables, which `projection_of`, `leading_of` and
     # `select_parameters` read:
     #   projection: the part that is the output projection, which every family calls `projection`.
     #   leading: how many tokens of a map come before those of the grid, such as a class token; a
     #     field, if towers of the family differ in it.
+    #   queried: whether its absorbed queries can be trained alone, as the part `queries`.
     #   alone: what such a tower has, where that is no more than an output projection; "all" is
     #     refused then.
 
@@ -200,7 +204,8 @@ def select_parameters(
 
     Args:
         pooling: what is tuned.
-        groups: "all", or some of the pooling's; `projection` is the output projection of any.
+        groups: "all", or some of the pooling's; `projection` is the output projection of any, and
+            `queries`, for which there is no name in the state, stands alone.
         names: of the state.
 
     Raises:
@@ -214,6 +219,14 @@ def select_parameters(
             "tuned_projection and prolip, or none, such as tip_adapter_f, or give "
             f"training.parameters=[{PROJECTION}]."
         )
+    queried = bool(getattr(pooling, "queried", False))
+    if queried and tuple(groups) == (QUERIES,):
+        return (QUERIES,)
+    if queried and groups != "all" and QUERIES in groups:
+        raise InputError(
+            f"training.parameters={list(groups)} trains other parts beside {QUERIES}, which are "
+            f"trained alone: give [{QUERIES}], or leave them out."
+        )
     own = projection_of(pooling)
     group_of = {name: _group_of(name, pooling) for name in names}
     # Towers of a family may differ in what they have, such as a head behind the pooling.
@@ -222,7 +235,8 @@ def select_parameters(
     chosen = tuple(own if group == PROJECTION and own else group for group in chosen)
     unknown = [group for group in chosen if group not in present]
     if unknown or not chosen:
-        words = dict.fromkeys((*present, *((PROJECTION,) if own else ())))
+        more = (*((PROJECTION,) if own else ()), *((QUERIES,) if queried else ()))
+        words = dict.fromkeys((*present, *more))
         raise InputError(
             f"training.parameters={list(chosen)} names {unknown or 'nothing'}, which this pooling "
             f"has not: choose among {', '.join(words)}, or all."

@@ -10,13 +10,14 @@ linear head:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from safe_ray.poolings.base import Cut, HeadState
+from safe_ray.poolings.base import QUERIES, Cut, HeadState
 from safe_ray.poolings.constant_query import absorb, attend, gather, project
 from safe_ray.poolings.layers import ACTIVATIONS, activation_of, layer_norm, linear
 from safe_ray.poolings.trunk import TokenTrunk
@@ -59,6 +60,8 @@ class LatentAttention:
     groups: ClassVar[tuple[str, ...]] = ("latent", "q", "kv", "proj", "norm", "mlp", "head")
     # The keys' half of kv.bias has no gradient either, but the values' half has.
     inert: ClassVar[frozenset[str]] = frozenset()
+
+    queried: ClassVar[bool] = True
 
     num_heads: int
     tokens: int
@@ -167,6 +170,25 @@ class LatentAttention:
             return output
         return linear(output, state["head.weight"], state.get("head.bias"))
 
+    def tokens_width(self, state: HeadState) -> int:
+        """See `safe_ray.poolings.queries.Queried`."""
+        return int(state[_POOL + "kv.weight"].shape[-1])
+
+    def with_queries(self, state: HeadState, queries: Tensor) -> dict[str, Tensor]:
+        """See `safe_ray.poolings.queries.Queried`; the keys' projection takes them in.
+
+        No image changes the projected query q, so that `W_k + q d^T sqrt(d_h) / |q|^2`, of each
+        head of attention, has the absorbed query `u + d`.
+        """
+        whole = state[_POOL + "kv.weight"]
+        query = _query({name: tensor.unsqueeze(0) for name, tensor in state.items()})
+        query = query.view(self.num_heads, -1, 1)
+        depth = query.shape[1]
+        share = query * (math.sqrt(depth) / query.square().sum(1, keepdim=True))
+        changed = whole.clone()
+        changed[: self.num_heads * depth] += (share * queries.unsqueeze(1)).flatten(0, 1)
+        return {**state, _POOL + "kv.weight": changed}
+
     def attention(self, tokens: Tensor, state: HeadState) -> Tensor:
         """See `Pooling`; the first `leading` are no place of the image."""
         weights = attend(tokens, self._absorbed(state))
@@ -187,11 +209,17 @@ class LatentAttention:
     def _absorbed(self, state: HeadState) -> Tensor:
         """Return what the tokens are multiplied with for their scores, `[K, H, C]`."""
         width = state[_POOL + "kv.weight"].shape[-1]
-        query = _apply("q", state[_POOL + "latent"][:, 0], state)
-        return absorb(query.squeeze(1), state[_POOL + "kv.weight"][:, :width], self.num_heads)
+        keys = state[_POOL + "kv.weight"][:, :width]
+        absorbed = absorb(_query(state), keys, self.num_heads)
+        return absorbed + state[QUERIES] if QUERIES in state else absorbed
 
 
 POOLING = LatentAttention
+
+
+def _query(state: HeadState) -> Tensor:
+    """Return the latent's projected query, stacked: `[K, C]`."""
+    return _apply("q", state[_POOL + "latent"][:, 0], state).squeeze(1)
 
 
 def _apply(layer: str, inputs: Tensor, state: HeadState) -> Tensor:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from safe_ray.poolings.absorbed import AbsorbedHead
-from safe_ray.poolings.base import Cut, HeadState
+from safe_ray.poolings.base import QUERIES, Cut, HeadState
 from safe_ray.poolings.modified_resnet import AttentionPool
 from safe_ray.poolings.trunk import GridTrunk
 
@@ -50,6 +50,7 @@ class TimmAttentionPool:
     groups: ClassVar[tuple[str, ...]] = tuple(_OPEN_CLIPS)
     inert: ClassVar[frozenset[str]] = frozenset({"k.bias"})
     projection: ClassVar[str] = "proj"
+    queried: ClassVar[bool] = True
 
     num_heads: int
 
@@ -106,6 +107,14 @@ class TimmAttentionPool:
         """See `safe_ray.poolings.low_rank.SharedProducts`."""
         return self._open_clips.pool_low_rank(tokens, _translated(shared), _translated(factors))
 
+    def tokens_width(self, state: HeadState) -> int:
+        """See `safe_ray.poolings.queries.Queried`."""
+        return int(state["pos_embed"].shape[-1])
+
+    def with_queries(self, state: HeadState, queries: Tensor) -> dict[str, Tensor]:
+        """See `AttentionPool.with_queries`."""
+        return self._open_clips.with_queries(state, queries)
+
     def attention(self, tokens: Tensor, state: HeadState) -> Tensor:
         """See `AttentionPool.attention`."""
         return self._open_clips.attention(tokens, _translated(state))
@@ -118,7 +127,7 @@ class TimmAttentionPool:
         """See `Pooling`."""
         from safe_ray.heads.step import FusedStep
 
-        if bank.classifier.device.type != "cpu":
+        if bank.classifier.device.type != "cpu" or QUERIES in bank.trained:
             return None
         return FusedStep(bank, optimiser, _TranslatedHead(self.num_heads))
 
@@ -186,9 +195,9 @@ def _check(visual: TimmModel, pooling: nn.Module, image_size: int) -> None:
 
 
 def _renamed(name: str, words: Mapping[str, str]) -> str:
-    """Translate the first word of a name."""
+    """Translate the first word of a name, if it has another one there."""
     first, dot, rest = name.partition(".")
-    return words[first] + dot + rest
+    return words.get(first, first) + dot + rest
 
 
 def _translated(state: HeadState) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from safe_ray.data.episodes import Episode
 from safe_ray.data.manifest import Manifest
 from safe_ray.features.extract import dense_maps, open_store, resolve_precision
 from safe_ray.features.plan import plan_batch_size
+from safe_ray.poolings import queries
 from safe_ray.poolings.base import PROJECTION, select_parameters
 from safe_ray.search.groups import Group, groups_of
 from safe_ray.search.space import Quantity
@@ -213,18 +214,21 @@ def _time_training(
         torch.arange(batch, device=device),
         batch,
     )
+    trained = _timed_parameters(config, backbone)
+    first, shared = queries.beginning(backbone.pooling, original, trained)
     options = LoopOptions(
         batch,
         config.training.warmup,
         0,
-        _timed_parameters(config, backbone),
+        trained,
         torch.bfloat16 if config.training.precision == "bf16" else None,
+        shared=shared,
     )
 
     def train(epochs: int) -> None:
         train_bank(
             [Member(1e-5, 0.01, epochs)] * _TIMED_MEMBERS,
-            begin(original, _TIMED_MEMBERS),
+            begin(first, _TIMED_MEMBERS),
             shard,
             torch.nn.functional.normalize(classifier, dim=-1).to(device),
             backbone.pooling,

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,7 +22,6 @@ from tests.poolings.towers import (
     cut_copy,
     encode,
     images,
-    on_meta,
     several,
     small_model,
     stacked,
@@ -147,20 +145,6 @@ def test_parts_are_chosen_by_the_towers_words(models: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"names \['in_proj_weight'\]"):
         select_parameters(cut.pooling, ["in_proj_weight"], names)
     assert cut.pooling.activation_bytes(cut.state, 8) > 0
-
-
-def test_open_clips_coca_models_are_cut() -> None:
-    for name in ("coca_ViT-B-32", "coca_ViT-L-14"):
-        assert name in open_clip.list_models()
-        found = on_meta(name, AttentionalPool)
-        assert found is not None
-        cut, maps, pooled = found
-        assert maps == (1, cut.tokens, cut.width)
-        assert pooled == (1, 1, cut.embed_dim)
-
-
-def test_a_coca_without_a_pooler_is_not_claimed() -> None:
-    assert on_meta("coca_roberta-ViT-B-32", AttentionalPool) is None
 
 
 @pytest.mark.parametrize(

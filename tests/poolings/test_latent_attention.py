@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,7 +26,6 @@ from tests.poolings.towers import (
     cut_copy,
     encode,
     images,
-    on_meta,
     several,
     small_model,
     stacked,
@@ -180,28 +178,6 @@ def test_a_bank_of_such_heads_learns(models: dict[str, Any]) -> None:
     labels, weights = torch.arange(8) % 5, torch.full((2, 8), 1 / 8)
     losses = [step(tokens, labels, weights, [1e-3, 3e-3]) for _ in range(15)]
     assert (losses[-1] < 0.7 * losses[0]).all()
-
-
-def test_all_towers_of_open_clip_whose_pool_is_map_are_cut() -> None:
-    names = [
-        name
-        for name in open_clip.list_models()
-        if open_clip.get_model_config(name)["vision_cfg"].get("timm_pool") == "map"
-        and not name.startswith("safe-ray")
-    ]
-    assert {"ViT-B-16-SigLIP", "ViT-SO400M-14-SigLIP2", "PE-Core-bigG-14-448"} <= set(names)
-    for name in names:
-        found = on_meta(name, LatentAttention)
-        assert found is not None, name
-        cut, maps, pooled = found
-        assert maps == (1, cut.tokens, cut.width), name
-        assert pooled == (1, 1, cut.embed_dim), name
-        assert cut.embed_dim == open_clip.get_model_config(name)["embed_dim"], name
-
-
-def test_other_towers_of_timm_are_not_claimed() -> None:
-    assert on_meta("EVA02-B-16", LatentAttention) is None
-    assert on_meta("MobileCLIP-S1", LatentAttention) is None
 
 
 @pytest.mark.parametrize(

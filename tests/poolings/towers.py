@@ -12,7 +12,6 @@ import timm
 import torch
 from timm.models import register_model
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from safe_ray.poolings.base import Cut, Pooling
 from tests.backbones.models import SMALL_TEXT
@@ -98,9 +97,6 @@ VISIONS: dict[str, dict[str, Any]] = {
 }
 
 
-_DRAWING = {"kaiming_uniform_", "xavier_uniform_", "trunc_normal_", "uniform_", "normal_"}
-
-
 def config_of(kind: str) -> dict[str, Any]:
     """Return open_clip's configuration of a small model."""
     dim = 32 if kind == "siglip" else DIM
@@ -176,35 +172,3 @@ def several(state: dict[str, Tensor], count: int) -> dict[str, Tensor]:
         return tensor + 0.2 * tensor.std() * noise
 
     return stacked([{n: changed(t) for n, t in state.items()} for _ in range(count)])
-
-
-class _Undrawn(TorchFunctionMode):
-    """Leaves random numbers undrawn, which takes most of the time where there is no memory."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if getattr(func, "__name__", "") in _DRAWING:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-def on_meta(name: str, family: type[Pooling]) -> tuple[Cut, torch.Size, torch.Size] | None:
-    """Cut a model of open_clip's list without memory for weights, if the family claims it.
-
-    Returns:
-        The cut, and the shapes of its trunk's map of one image and of the embedding of that map.
-    """
-    config = open_clip.get_model_config(name)
-    with torch.device("meta"), torch.no_grad(), _Undrawn():
-        visual = open_clip.model._build_vision_tower(
-            config["embed_dim"], dict(config["vision_cfg"]), False
-        )
-        if not family.matches(visual):
-            return None
-        side = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
-        cut = family.cut(visual, side)
-        maps = cut.trunk(torch.empty(1, 3, side, side))
-        state = {name: tensor.unsqueeze(0) for name, tensor in cut.state.items()}
-        pooled = cut.pooling.pool(cut.pooling.prepare(maps), state)
-    return cut, maps.shape, pooled.shape
