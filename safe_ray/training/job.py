@@ -27,8 +27,8 @@ from torch import Tensor
 from safe_ray.files import digest_json
 from safe_ray.heads.artifact import save_head
 from safe_ray.methods.base import how_to_load
-from safe_ray.poolings.base import HeadState, Pooling
 from safe_ray.poolings import queries
+from safe_ray.poolings.base import Pooling
 from safe_ray.poolings.low_rank import LowRank, beginning, weights_of, with_factors
 from safe_ray.specs import MethodGroup, MethodSpec, Values
 from safe_ray.training.checkpoint import goes_on, load_state, save_state

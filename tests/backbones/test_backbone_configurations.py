@@ -9,11 +9,14 @@ import pytest
 import yaml
 
 from safe_ray.backbones.claims import claim
+from safe_ray.backbones.creation import register_config
 from safe_ray.compose import packaged_tree
+from safe_ray.files import resolve_path
 from safe_ray.specs import BackboneSpec
 
 FILES = sorted((packaged_tree() / "backbone").glob("*.yaml"))
-TAGGED = [file for file in FILES if "pretrained: pkg:" not in file.read_text()]
+OWN_FILES = [file for file in FILES if "model_config: pkg:" in file.read_text()]
+TAGGED = [file for file in FILES if file not in OWN_FILES]
 OPENAI = [file for file in FILES if "pretrained: openai" in file.read_text()]
 
 
@@ -48,6 +51,23 @@ def test_openais_weights_meet_the_quick_gelu_that_they_were_trained_with(file):
     assert open_clip.is_pretrained_cfg(spec.model, spec.pretrained)
     assert open_clip.get_model_config(spec.model)["quick_gelu"]
     assert open_clip.get_pretrained_cfg(spec.model, spec.pretrained)["quick_gelu"]
+
+
+@pytest.mark.parametrize("file", OWN_FILES, ids=lambda file: file.stem)
+def test_an_architecture_of_our_own_is_one_that_a_family_claims(file):
+    spec = configured(file)
+    register_config(spec, resolve_path(spec.model_config))
+    assert claim(spec.model).family not in ("", "projection")
+
+
+def test_timms_resnet_is_claimed_as_what_it_is():
+    [file] = [file for file in FILES if file.stem == "timm_resnet50_clip"]
+    spec = configured(file)
+    register_config(spec, resolve_path(spec.model_config))
+    one = claim(spec.model)
+    assert (one.family, one.pixels, one.tokens, one.width) == ("timm_resnet", 224, 49, 2048)
+    # As many as OpenAI's RN50.
+    assert one.tuned == claim("RN50").tuned
 
 
 @pytest.mark.parametrize("file", TAGGED, ids=lambda file: file.stem)

@@ -18,7 +18,7 @@ from safe_ray.heads.bank import Bank
 from safe_ray.heads.optimiser import BankOptimiser
 from safe_ray.heads.step import AutogradStep
 from safe_ray.poolings import find_pooling, from_json, pool_each, to_json
-from safe_ray.poolings.base import HeadState, select_parameters
+from safe_ray.poolings.base import HeadState, leading_of, select_parameters
 from safe_ray.poolings.latent_attention import LatentAttention
 from tests.poolings.towers import (
     DIM,
@@ -31,7 +31,9 @@ from tests.poolings.towers import (
     stacked,
 )
 
-KINDS = ["siglip", "registers", "shown", "pe"]
+# Tokens before those of the grid that the pooling is shown.
+LEADING = {"siglip": 0, "registers": 0, "shown": 3, "register": 1, "pe": 1}
+KINDS = list(LEADING)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,8 @@ def test_the_cut_tower_is_open_clips(models: dict[str, Any], kind: str) -> None:
     cut = cut_copy(LatentAttention, model)
     maps = cut.trunk(pixels)
     assert maps.shape == (len(pixels), cut.tokens, cut.width)
-    assert cut.tokens == 16 + {"siglip": 0, "registers": 0, "shown": 3, "pe": 1}[kind]
+    assert cut.tokens == 16 + LEADING[kind]
+    assert leading_of(cut.pooling) == LEADING[kind]
     expected = encode(model, pixels)
     found = cut.pooling.pool(cut.pooling.prepare(maps), stacked([cut.state]))[0]
     assert found.shape == (len(pixels), cut.embed_dim)

@@ -73,6 +73,7 @@ VISIONS: dict[str, dict[str, Any]] = {
         "timm_pool": "map",
         "timm_proj": None,
     },
+    "register": {"timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none"},
     "pe": {"timm_model_name": "safe_ray_small_pe", "timm_pool": "map", "timm_proj": None},
     "resnet": {"timm_model_name": "safe_ray_small_resnet", "timm_pool": "token", "timm_proj": None},
     "coca": {
@@ -99,7 +100,7 @@ VISIONS: dict[str, dict[str, Any]] = {
 
 def config_of(kind: str) -> dict[str, Any]:
     """Return open_clip's configuration of a small model."""
-    dim = 32 if kind == "siglip" else DIM
+    dim = {"siglip": 32, "register": 96}.get(kind, DIM)
     text = {**SMALL_TEXT, "vocab_size": 100}
     config = {
         "embed_dim": dim,
