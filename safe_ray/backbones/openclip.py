@@ -190,12 +190,16 @@ def _check_family(config: Mapping[str, Any], spec: BackboneSpec) -> None:
 
 def empty_tower(config: Mapping[str, Any]) -> Any:
     """Return the image tower of a configuration, without memory for its weights."""
+    with quiet(), torch.device("meta"):
+        return vision_tower(config)
+
+
+def vision_tower(config: Mapping[str, Any]) -> Any:
+    """Return the image tower of a configuration, with random weights; nothing is downloaded."""
     vision = {**config["vision_cfg"], "timm_model_pretrained": False}
     if not vision.get("timm_model_name"):
         vision.pop("timm_model_pretrained")
-    quick_gelu = bool(config.get("quick_gelu", False))
-    with quiet(), torch.device("meta"):
-        return _build_vision_tower(config["embed_dim"], vision, quick_gelu)
+    return _build_vision_tower(config["embed_dim"], vision, bool(config.get("quick_gelu", False)))
 
 
 def cut_tower(visual: Any, image_size: int, spec: BackboneSpec) -> Cut:
