@@ -16,9 +16,9 @@ import open_clip
 import torch
 
 from bench.__main__ import RESULTS
-from safe_ray.backbones.claims import Claim, claim, claim_of, side_of
+from safe_ray.backbones.claims import Claim, claim, claim_of
 from safe_ray.backbones.creation import quiet, register_config
-from safe_ray.backbones.openclip import cut_tower, vision_tower
+from safe_ray.backbones.openclip import cut_tower, side_of, vision_tower
 from safe_ray.files import resolve_path
 from safe_ray.specs import BackboneSpec
 

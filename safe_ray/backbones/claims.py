@@ -12,7 +12,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from safe_ray.backbones.creation import first_line
-from safe_ray.backbones.openclip import cut_tower, empty_tower
+from safe_ray.backbones.openclip import cut_tower, empty_tower, side_of
 from safe_ray.errors import InputError
 from safe_ray.poolings.base import Cut
 from safe_ray.specs import BackboneSpec
@@ -90,12 +90,6 @@ def cut_on_paper(model: str) -> tuple[Any, Cut]:
     with _nothing_drawn():
         tower = empty_tower(open_clip.get_model_config(model))
     return tower, cut_tower(tower, side_of(tower), BackboneSpec(model, model))
-
-
-def side_of(tower: Any) -> int:
-    """Return the side of a tower's images, in pixels."""
-    size = tower.image_size
-    return int(size if isinstance(size, int) else size[0])
 
 
 @contextmanager

@@ -184,8 +184,13 @@ def _check_family(config: Mapping[str, Any], spec: BackboneSpec) -> None:
     # A configuration that cannot be built is explained when the whole model is.
     except Exception:
         return
+    cut_tower(tower, side_of(tower), spec)
+
+
+def side_of(tower: Any) -> int:
+    """Return the side of a tower's images, in pixels."""
     size = tower.image_size
-    cut_tower(tower, size[0] if isinstance(size, Sequence) else int(size), spec)
+    return int(size[0] if isinstance(size, Sequence) else size)
 
 
 def empty_tower(config: Mapping[str, Any]) -> Any:

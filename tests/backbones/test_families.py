@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 import safe_ray
 from safe_ray.backbones.__main__ import main
-from safe_ray.backbones.claims import Claim, claim, claim_of, cut_on_paper, side_of
-from safe_ray.backbones.openclip import load_backbone
+from safe_ray.backbones.claims import Claim, claim, claim_of, cut_on_paper
+from safe_ray.backbones.openclip import load_backbone, side_of
 from safe_ray.data.views import Preprocessing
 from safe_ray.errors import InputError
 from safe_ray.heads.artifact import HOW_TO_LOAD
