@@ -44,6 +44,12 @@ def tokenizer_of(spec: BackboneSpec) -> Any:
     try:
         with quiet():
             return open_clip.get_tokenizer(spec.model)
+    # A model that is called SigLIP gets SigLIP's, whatever its configuration says.
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"The tokenizer of the model {spec.model!r} of backbone {spec.name!r} needs "
+            f"{error.name}: {_INSTALL}."
+        ) from error
     # A download can fail in any way.
     except Exception as error:
         raise InputError(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from safe_ray.poolings.base import QUERIES, Cut, HeadState
 from safe_ray.poolings.constant_query import absorb, attend, gather, project
+from safe_ray.poolings.latent_step import POOL, LatentHead
 from safe_ray.poolings.layers import ACTIVATIONS, activation_of, layer_norm, linear
 from safe_ray.poolings.trunk import TokenTrunk
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from safe_ray.heads.optimiser import BankOptimiser
     from safe_ray.heads.step import Step
 
-_POOL = "attn_pool."
 _LAYERS = ("q", "kv", "proj", "norm", "mlp.fc1", "mlp.fc2")
 _NAMES = frozenset(
     {"latent", *(f"{layer}.{kind}" for layer in _LAYERS for kind in ("weight", "bias"))}
@@ -107,7 +107,7 @@ class LatentAttention:
         state = {
             name: value.detach()
             for name, value in tower.named_parameters()
-            if name.startswith((_POOL, "head."))
+            if name.startswith((POOL, "head."))
         }
         rows, columns = tower.patch_embed.grid_size
         leading, dropped = int(tower.num_prefix_tokens), 0
@@ -147,7 +147,7 @@ class LatentAttention:
     @classmethod
     def group_of(cls, name: str) -> str | None:
         """See `safe_ray.poolings.base.Grouped`."""
-        return name.removeprefix(_POOL).split(".")[0]
+        return name.removeprefix(POOL).split(".")[0]
 
     def prepare(self, maps: Tensor) -> Tensor:
         """See `Pooling`."""
@@ -155,15 +155,15 @@ class LatentAttention:
 
     def pool(self, tokens: Tensor, state: HeadState) -> Tensor:
         """See `Pooling`."""
-        candidates, _, width = state[_POOL + "kv.weight"].shape
+        candidates, _, width = state[POOL + "kv.weight"].shape
         gathered = gather(tokens, attend(tokens, self._absorbed(state)), candidates)
         value = project(
             gathered,
-            state[_POOL + "kv.weight"][:, width:],
-            state[_POOL + "kv.bias"][:, width:],
+            state[POOL + "kv.weight"][:, width:],
+            state[POOL + "kv.bias"][:, width:],
         )
         output = _apply("proj", value, state)
-        norm = (state[_POOL + "norm.weight"], state[_POOL + "norm.bias"])
+        norm = (state[POOL + "norm.weight"], state[POOL + "norm.bias"])
         hidden = _apply("mlp.fc1", layer_norm(output, *norm, self.epsilon), state)
         output = output + _apply("mlp.fc2", ACTIVATIONS[self.activation](hidden), state)
         if "head.weight" not in state:
@@ -172,7 +172,7 @@ class LatentAttention:
 
     def tokens_width(self, state: HeadState) -> int:
         """See `safe_ray.poolings.queries.Queried`."""
-        return int(state[_POOL + "kv.weight"].shape[-1])
+        return int(state[POOL + "kv.weight"].shape[-1])
 
     def with_queries(self, state: HeadState, queries: Tensor) -> dict[str, Tensor]:
         """See `safe_ray.poolings.queries.Queried`; the keys' projection takes them in.
@@ -180,36 +180,40 @@ class LatentAttention:
         No image changes the projected query q, so that `W_k + q d^T sqrt(d_h) / |q|^2`, of each
         head of attention, has the absorbed query `u + d`.
         """
-        whole = state[_POOL + "kv.weight"]
+        whole = state[POOL + "kv.weight"]
         query = _query({name: tensor.unsqueeze(0) for name, tensor in state.items()})
         query = query.view(self.num_heads, -1, 1)
         depth = query.shape[1]
         share = query * (math.sqrt(depth) / query.square().sum(1, keepdim=True))
         changed = whole.clone()
         changed[: self.num_heads * depth] += (share * queries.unsqueeze(1)).flatten(0, 1)
-        return {**state, _POOL + "kv.weight": changed}
+        return {**state, POOL + "kv.weight": changed}
 
     def attention(self, tokens: Tensor, state: HeadState) -> Tensor:
         """See `Pooling`; the first `leading` are no place of the image."""
         weights = attend(tokens, self._absorbed(state))
-        candidates = len(state[_POOL + "latent"])
+        candidates = len(state[POOL + "latent"])
         by_head = weights.view(len(tokens), candidates, self.num_heads, tokens.shape[1])
         return by_head.transpose(0, 1)
 
     def activation_bytes(self, state: HeadState, batch_size: int) -> int:
         """See `Pooling`."""
-        hidden, width = state[_POOL + "mlp.fc1.weight"].shape[-2:]
+        hidden, width = state[POOL + "mlp.fc1.weight"].shape[-2:]
         a_sample = _WEIGHTS * self.num_heads * self.tokens + _GATHERED * self.num_heads * width
         return 4 * batch_size * (a_sample + _HIDDEN * hidden + _ROWS * width)
 
     def step(self, bank: Bank, optimiser: BankOptimiser) -> Step | None:
         """See `Pooling`."""
-        return None
+        from safe_ray.heads.step import FusedStep
+
+        if bank.classifier.device.type != "cpu" or QUERIES in bank.trained:
+            return None
+        return FusedStep(bank, optimiser, LatentHead(self.num_heads, self.activation, self.epsilon))
 
     def _absorbed(self, state: HeadState) -> Tensor:
         """Return what the tokens are multiplied with for their scores, `[K, H, C]`."""
-        width = state[_POOL + "kv.weight"].shape[-1]
-        keys = state[_POOL + "kv.weight"][:, :width]
+        width = state[POOL + "kv.weight"].shape[-1]
+        keys = state[POOL + "kv.weight"][:, :width]
         absorbed = absorb(_query(state), keys, self.num_heads)
         return absorbed + state[QUERIES] if QUERIES in state else absorbed
 
@@ -219,12 +223,12 @@ POOLING = LatentAttention
 
 def _query(state: HeadState) -> Tensor:
     """Return the latent's projected query, stacked: `[K, C]`."""
-    return _apply("q", state[_POOL + "latent"][:, 0], state).squeeze(1)
+    return _apply("q", state[POOL + "latent"][:, 0], state).squeeze(1)
 
 
 def _apply(layer: str, inputs: Tensor, state: HeadState) -> Tensor:
     """Apply a layer of K heads to `[K, N, in]`."""
-    return linear(inputs, state[f"{_POOL}{layer}.weight"], state[f"{_POOL}{layer}.bias"])
+    return linear(inputs, state[f"{POOL}{layer}.weight"], state[f"{POOL}{layer}.bias"])
 
 
 def _check(visual: TimmModel, image_size: int) -> None:

@@ -38,6 +38,16 @@ def activation_of(layer: nn.Module) -> str:
     return _NAMED[name]
 
 
+def differentiate_activation(name: str, gradient: Tensor, inputs: Tensor) -> Tensor:
+    """Return the gradient of what an activation was given, from that of what it returned."""
+    if name == "quick_gelu":
+        gate = torch.sigmoid(QUICK * inputs)
+        return gradient * gate * (1.0 + QUICK * inputs * (1.0 - gate))
+    form = "tanh" if name == "gelu_tanh" else "none"
+    found: Tensor = torch.ops.aten.gelu_backward(gradient, inputs, approximate=form)
+    return found
+
+
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Apply K linear layers: inputs `[K, N, in]`, weight `[K, out, in]`, bias `[K, out]`."""
     if bias is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,14 @@ from torch import Tensor
 
 from safe_ray.errors import InputError
 from safe_ray.heads.bank import Bank
+from safe_ray.heads.gradients import Workspace, layers_of, shape_block
 from safe_ray.heads.optimiser import BankOptimiser
-from safe_ray.heads.step import AutogradStep
+from safe_ray.heads.step import AutogradStep, FusedStep
 from safe_ray.poolings import find_pooling, from_json, pool_each, to_json
 from safe_ray.poolings.base import HeadState, leading_of, select_parameters
 from safe_ray.poolings.latent_attention import LatentAttention
+from safe_ray.poolings.latent_step import LatentHead
+from safe_ray.poolings.layers import ACTIVATIONS
 from tests.poolings.towers import (
     DIM,
     SIZE,
@@ -163,7 +168,9 @@ def test_parts_are_chosen_by_the_towers_words(models: dict[str, Any]) -> None:
         "head.weight",
         "head.bias",
     )
-    with pytest.raises(InputError, match=r"names \['head'\].*choose among latent, q, .*mlp, or"):
+    with pytest.raises(
+        InputError, match=r"names \['head'\].*choose among latent, q, .*mlp, queries, or"
+    ):
         select_parameters(siglip.pooling, ["head"], tuple(siglip.state))
 
 
@@ -175,12 +182,83 @@ def test_a_bank_of_such_heads_learns(models: dict[str, Any]) -> None:
     classifier = torch.nn.functional.normalize(torch.randn(5, DIM, generator=generator), dim=-1)
     bank = Bank([cut.state] * 2, cut.pooling, names, classifier, 20.0)
     optimiser = BankOptimiser(bank, [0.0, 0.1])
-    assert cut.pooling.step(bank, optimiser) is None
-    step = AutogradStep(bank, optimiser)
+    step = cut.pooling.step(bank, optimiser)
+    assert step is not None
     tokens = cut.pooling.prepare(torch.randn(8, cut.tokens, cut.width, generator=generator))
     labels, weights = torch.arange(8) % 5, torch.full((2, 8), 1 / 8)
     losses = [step(tokens, labels, weights, [1e-3, 3e-3]) for _ in range(15)]
     assert (losses[-1] < 0.7 * losses[0]).all()
+
+
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("kind", ["siglip", "pe"])
+def test_the_written_out_gradients_are_those_of_timms_layer(
+    models: dict[str, Any], kind: str, activation: str
+) -> None:
+    cut = cut_copy(LatentAttention, models[kind])
+    pooling: Any = replace(cut.pooling, activation=activation)  # type: ignore[type-var]
+    single = LatentHead(pooling.num_heads, activation, pooling.epsilon)
+    tokens = torch.randn(3, cut.tokens, cut.width, dtype=torch.float64)
+    state = {name: tensor.clone().requires_grad_() for name, tensor in cut.state.items()}
+    expected = pooling.pool(tokens, {name: t.unsqueeze(0) for name, t in state.items()})[0]
+    if activation == pooling.activation == cut.pooling.activation:
+        timms = library(models[kind])(tokens, cut.state)
+        torch.testing.assert_close(expected.detach(), timms, rtol=1e-10, atol=1e-11)
+    target = torch.randn(expected.shape, dtype=torch.float64)
+    (expected * target).sum().backward()
+    plain = {name: tensor.detach() for name, tensor in state.items()}
+    weights, room = single.weights(plain), single.room(tokens, Workspace())
+    with torch.no_grad():
+        found = single.pool(tokens, weights, room)
+        gradients = Blocks(plain)
+        single.differentiate(target, weights, room, gradients)
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-10, atol=1e-11)
+    for name, tensor in state.items():
+        torch.testing.assert_close(
+            gradients.whole[name], tensor.grad, rtol=1e-8, atol=1e-10, msg=name
+        )
+
+
+class Blocks:
+    """Gradients in blocks of three rows; a weight is spoiled once its gradient is asked for."""
+
+    def __init__(self, head: dict[str, Tensor]) -> None:
+        self.layers = layers_of(head)
+        self.whole = {name: torch.full_like(tensor, float("nan")) for name, tensor in head.items()}
+        self._head = head
+
+    def blocks(self, name: str, unit: int = 0) -> Iterator[tuple[slice, Tensor]]:
+        if name not in self.whole:
+            return
+        self._head[name].fill_(float("nan"))
+        whole = shape_block(self.whole[name], unit)
+        size = len(whole) if whole.dim() == 1 else 3
+        for start in range(0, len(whole), size):
+            rows = slice(start, min(len(whole), start + size))
+            yield rows, whole[rows]
+
+
+@pytest.mark.parametrize("parts", ["all", ["mlp"], ["head"], ["q", "latent", "norm"], ["kv"]])
+def test_the_hand_written_step_is_the_graphs(models: dict[str, Any], parts: Any) -> None:
+    """As a whole: AdamW makes a step of an entry whose gradient is of the size of rounding."""
+    cut, generator = cut_copy(LatentAttention, models["pe"]), torch.Generator().manual_seed(3)
+    maps = torch.randn(8, cut.tokens, cut.width, generator=generator)
+    classifier = torch.nn.functional.normalize(torch.randn(5, DIM, generator=generator), dim=-1)
+    trained = select_parameters(cut.pooling, parts, tuple(cut.state))
+    banks = []
+    for by_hand in (False, True):
+        bank = Bank([cut.state] * 2, cut.pooling, trained, classifier, 20.0)
+        optimiser = BankOptimiser(bank, [0.1, 0.0])
+        step = cut.pooling.step(bank, optimiser) if by_hand else AutogradStep(bank, optimiser)
+        assert isinstance(step, FusedStep if by_hand else AutogradStep)
+        weights = torch.full((2, 8), 1 / 8)
+        for _ in range(5):
+            step(cut.pooling.prepare(maps), torch.arange(8) % 5, weights, [1e-3, 3e-4])
+        banks.append(bank)
+    for name, expected in banks[0].head(0).items():
+        found, change = banks[1].head(0)[name], expected - cut.state[name].float()
+        assert (found - expected).norm() <= 1e-3 * change.norm(), name
+        assert bool(change.any()) == (name in trained), name
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,12 @@ def safe_ray_small_shown(pretrained: bool = False, **changes: Any) -> nn.Module:
 
 
 @register_model
+def safe_ray_small_register(pretrained: bool = False, **changes: Any) -> nn.Module:
+    """timm's test_vit3: a register without a class token, which its pooling is shown."""
+    return timm.create_model("test_vit3", **{"img_size": SIZE, **changes})
+
+
+@register_model
 def safe_ray_small_pe(pretrained: bool = False, **changes: Any) -> nn.Module:
     """A tower as PE-Core's: rotary positions, a class token, and a head."""
     size = {"img_size": SIZE, "depth": 2, "embed_dim": 32, "num_heads": 2}
@@ -73,7 +79,11 @@ VISIONS: dict[str, dict[str, Any]] = {
         "timm_pool": "map",
         "timm_proj": None,
     },
-    "register": {"timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none"},
+    "register": {
+        "timm_model_name": "safe_ray_small_register",
+        "timm_pool": "map",
+        "timm_proj": "none",
+    },
     "pe": {"timm_model_name": "safe_ray_small_pe", "timm_pool": "map", "timm_proj": None},
     "resnet": {"timm_model_name": "safe_ray_small_resnet", "timm_pool": "token", "timm_proj": None},
     "coca": {
