@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from safe_ray.errors import InputError
-from safe_ray.heads.artifact import HOW_TO_LOAD_METHOD, load_head
+from safe_ray.exporting.bundle import write_bundle
+from safe_ray.heads.artifact import HOW_TO_LOAD_METHOD, load_head, save_head
 from safe_ray.heads.bank import Bank
 from safe_ray.heads.optimiser import BankOptimiser
 from safe_ray.heads.step import AutogradStep
@@ -23,12 +25,14 @@ from safe_ray.poolings.latent_attention import LatentAttention
 from safe_ray.poolings.modified_resnet import AttentionPool
 from safe_ray.poolings.queries import beginning, ended
 from safe_ray.poolings.timm_resnet import TimmAttentionPool
+from safe_ray.prediction.predictor import Predictor
 from safe_ray.search.choosing import Winner
 from safe_ray.specs import MethodGroup
 from safe_ray.sweep.testing import run_tests
 from safe_ray.training.facts import TaskFacts
 from safe_ray.training.job import run_bank
 from safe_ray.training.outcome import BankOutcome
+from tests.exporting.heads import write_head
 from tests.heads.test_bank import HEADS, WIDTH, layer, state_of
 from tests.poolings.towers import cut_copy, encode, images, small_model, stacked
 from tests.training.tasks import CANDIDATES, SAFE, TASK, device, write_task
@@ -181,3 +185,39 @@ def test_a_bank_of_them_is_trained_judged_and_kept(tmp_path: Path, selection: st
                 Path(job.sweep), [winner], facts.validation, facts.validation_labels, device(), 9
             )[TASK.id].methods["safe"]
             assert tested.accuracy == pytest.approx(fit.point.accuracy)
+
+
+def test_a_resnets_head_predicts_and_is_exported_where_its_queries_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = write_head(tmp_path)
+    _, card = load_head(head)
+    before = Predictor.load(head)
+    pooling: Any = before.backbone.pooling
+    queries = 2 * torch.randn(pooling.num_heads, before.backbone.width)
+    save_head(head, {QUERIES: queries}, card)
+    predictor = Predictor.load(head)
+    side = predictor.preprocessing.size
+    pixels = torch.randint(256, (3, 3, side, side), dtype=torch.uint8)
+    logits = predictor.logits(pixels)
+
+    # As alpha says, between the original pooling and the one with these queries.
+    original = predictor.with_alpha(0.0).logits(pixels)
+    assert (logits - original).abs().max() > 1e-3
+    state = stacked([{**before.backbone.state, QUERIES: queries}])
+    maps = torch.randn(2, before.backbone.tokens, before.backbone.width)
+    torch.testing.assert_close(
+        pooling.pool_in_graph(maps, state),
+        pooling.pool(pooling.prepare(maps), state),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+    with pytest.raises(InputError, match=r"tunes the queries.*--format torch or --format onnx"):
+        write_bundle(tmp_path / "bundle", predictor, "open_clip")
+    images = torch.randn(2, 3, side, side)
+    found: dict[str, Any] = {"images": images, "classifier": predictor.task.classifier}
+    monkeypatch.chdir(head)
+    with torch.no_grad():
+        exec("\n".join(json.loads((head / "head.json").read_text())["how_to_load"]), found)
+    assert found["logits"].shape == (2, len(predictor.class_names))
