@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from safetensors.torch import load_file, save_file
 
 import safe_ray
+from bench._families import HEADER, SHOWN
 from safe_ray.backbones.__main__ import main
 from safe_ray.backbones.claims import Claim, claim, claim_of, cut_on_paper
 from safe_ray.backbones.openclip import load_backbone, side_of
@@ -141,6 +143,23 @@ def test_a_map_and_an_embedding_have_the_shapes_that_the_cut_says(
         if one.family in ("last_block", "coca"):
             grid = mine["image_size"] // mine["patch_size"]
             assert (one.tokens, one.width) == (grid**2 + 1, mine["width"]), name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_documents_have_the_families_and_their_sizes(papers: dict[str, Paper]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text()
+    begin = f"| {' | '.join(HEADER)} |"
+    lines = text[text.index(begin) :].split("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
+    counts = Counter(paper.claim.family for paper in papers.values())
+    assert {row[0]: int(row[1]) for row in rows} == {name: counts[name] for name in SHOWN}
+    for family, _, model, difference, tuned, view_bytes, _ in rows:
+        assert model == SHOWN[family][0]
+        assert float(difference) < 1e-5
+        if model in papers:
+            one = papers[model].claim
+            assert (f"{one.tuned:,}", f"{one.view_bytes:,}") == (tuned, view_bytes)
 
 
 @pytest.mark.parametrize(
