@@ -64,7 +64,7 @@ def tried(model: str) -> tuple[Claim, float]:
 def rows(counts: Counter[str]) -> list[tuple[str, ...]]:
     """Return the lines of the table, given how many models each family claims."""
     results = {result["bench"]: result for result in json.loads(RESULTS.read_text())}
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for family, (model, bench) in SHOWN.items():
         one, difference = tried(model)
         ratio = results.get(bench or "", {}).get("ratio")
