@@ -63,6 +63,7 @@ def running_head(
         # The entry point's `python` is the first on the head's path.
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0"),
         **environment,
     }
     # Ray's sockets need a short path.

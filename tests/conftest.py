@@ -25,6 +25,8 @@ os.environ.update(
     RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
 )
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers are nice by themselves, and would starve beside the other tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
 for hijacker in ("RAY_ADDRESS", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(hijacker, None)
 
