@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,8 @@ from torch.nn import functional
 from bench.harness import Rates, Side, check_close, finish, interleave
 from safe_ray.heads.bank import Bank, tuned_logits
 from safe_ray.heads.optimiser import BankOptimiser
-from safe_ray.heads.step import between_steps
+from safe_ray.heads.step import AutogradStep, between_steps
+from safe_ray.poolings.base import HeadState, Pooling
 from safe_ray.poolings.modified_resnet import AttentionPool, with_mean_token
 
 _LR, _DECAY, _SCALE = 1e-5, 0.01, 100.0
@@ -97,6 +98,60 @@ def single_query(pooling: AttentionPool2d, images: Tensor) -> Tensor:
     return pooled[0]
 
 
+def usual_step(
+    pool: Callable[[], Tensor], parameters: Iterable[Tensor], labels: Tensor, classifier: Tensor
+) -> tuple[Callable[[], Tensor], torch.optim.AdamW]:
+    """Return a step of one head by autograd and torch's AdamW as it is by default.
+
+    Args:
+        pool: pools the batch with a library's layer, `[N, D]`.
+        parameters: what is trained of it.
+        labels: `[N]`.
+        classifier: `[classes, D]`.
+    """
+    optimiser = torch.optim.AdamW(parameters, lr=_LR, weight_decay=_DECAY)
+
+    def step() -> Tensor:
+        optimiser.zero_grad()
+        loss = functional.cross_entropy(tuned_logits(pool(), classifier, _SCALE), labels)
+        loss.backward()
+        optimiser.step()
+        return loss.detach()
+
+    return step, optimiser
+
+
+def bank_step(
+    pooling: Pooling,
+    heads: Sequence[HeadState],
+    maps: Tensor,
+    labels: Tensor,
+    classifier: Tensor,
+    precision: torch.dtype | None = None,
+) -> tuple[Callable[[], Tensor], Bank, BankOptimiser]:
+    """Return a step of a bank of K heads, by the family's own step where it has one.
+
+    Args:
+        pooling: of the heads.
+        heads: where they begin.
+        maps: `[N, L, C]`, of the batch.
+        labels: `[N]`.
+        classifier: `[classes, D]`.
+        precision: see `Bank`.
+    """
+    count, samples = len(heads), len(labels)
+    bank = Bank(heads, pooling, tuple(heads[0]), classifier, _SCALE, precision)
+    optimiser = BankOptimiser(bank, [_DECAY] * count)
+    weights = torch.full((count, samples), 1 / samples)
+    step = pooling.step(bank, optimiser) or AutogradStep(bank, optimiser)
+
+    def run() -> Tensor:
+        with between_steps(step):
+            return step(pooling.prepare(maps), labels, weights, [_LR] * count)
+
+    return run, bank, optimiser
+
+
 class Problem:
     """One batch at one size, and the sides that train on it from the same weights."""
 
@@ -116,16 +171,9 @@ class Problem:
         """One head in open_clip's layer under torch's AdamW as it is by default."""
         layer = AttentionPool2d(self.size.grid, self.size.width, self.size.heads, self.size.output)
         layer.load_state_dict(self.start)
-        optimiser = torch.optim.AdamW(layer.parameters(), lr=_LR, weight_decay=_DECAY)
-
-        def step() -> Tensor:
-            optimiser.zero_grad()
-            logits = tuned_logits(pool(layer, self.images), self.classifier, _SCALE)
-            loss = functional.cross_entropy(logits, self.labels)
-            loss.backward()
-            optimiser.step()
-            return loss.detach()
-
+        step, optimiser = usual_step(
+            lambda: pool(layer, self.images), layer.parameters(), self.labels, self.classifier
+        )
         return step, layer, optimiser
 
     def bank(
@@ -133,24 +181,8 @@ class Problem:
     ) -> tuple[Callable[[], Tensor], Bank, BankOptimiser]:
         """A bank of K heads."""
         pooling = AttentionPool(self.size.heads)
-        bank = Bank(
-            [self.start] * candidates,
-            pooling,
-            tuple(self.start),
-            self.classifier,
-            _SCALE,
-            precision,
-        )
-        optimiser = BankOptimiser(bank, [_DECAY] * candidates)
-        weights = torch.full((candidates, self.size.batch), 1 / self.size.batch)
-        step = pooling.step(bank, optimiser)
-        assert step is not None
-
-        def run() -> Tensor:
-            with between_steps(step):
-                return step(with_mean_token(self.maps), self.labels, weights, [_LR] * candidates)
-
-        return run, bank, optimiser
+        heads = [self.start] * candidates
+        return bank_step(pooling, heads, self.maps, self.labels, self.classifier, precision)
 
     def check(self) -> None:
         """Stop unless all sides have the same loss, gradients and pooled features.

@@ -41,6 +41,7 @@ from safe_ray.errors import InputError, nearest
 from safe_ray.files import is_uri, resolve_path
 from safe_ray.outside import LARGEST_YAML, check_plain, check_yaml, is_plain_name, read_file
 from safe_ray.own_data import OPTIONS, dataset_at, is_own_setting, looks_like_location
+from safe_ray.own_model import with_own_model
 
 PRIMARY = "tune"
 DATASETS = "dataset"
@@ -141,6 +142,8 @@ def load_config(
         raise InputError(f"The configuration cannot be resolved: {_first_line(error)}.") from None
     assert isinstance(values, dict)
     plain: dict[str, Any] = {str(key): value for key, value in values.items()}
+    if isinstance(plain.get("backbone"), dict):
+        plain["backbone"] = with_own_model(plain["backbone"], overrides)
     is_made_up = plain.get("sweep") is None
     if is_made_up:
         backbone = plain.get("backbone")

@@ -307,7 +307,7 @@ def test_the_configuration_survives_json(load):
         ("tasks.seeds=[-1]", ["tasks.seeds holds -1", "at least 0"]),
         ("tasks.seeds=[true]", ["tasks.seeds holds true", "integers"]),
         ("training.workers=0", ["training.workers is 0", "at least 1"]),
-        ("training.parameters=[q_proj,out]", ["training.parameters", "c_proj"]),
+        ("training.parameters=['a b']", ["training.parameters", "a b", "projection"]),
         ("training.warmup=1", ["training.warmup is 1", "below 1"]),
         ("search.bank=lots", ['search.bank is "lots"', "auto"]),
         ("search.lr=0", ["search.lr reaches 0", "above 0"]),
@@ -414,3 +414,31 @@ def test_where_and_how_fast_a_sweep_runs_does_not_make_it_another(load, override
 def test_what_a_result_depends_on_makes_another_sweep(load, override: str, said: str):
     before, after = load(), load(override)
     assert said in (difference(essentials(before), essentials(after)) or "")
+
+
+def test_any_model_of_open_clip_needs_no_file(tmp_path: Path):
+    config = load_config(
+        ["backbone.model=ViT-B-32", "backbone.pretrained=openai", f"storage={tmp_path}"]
+    )
+    spec = config.backbone.spec()
+    assert (spec.name, spec.model, spec.pretrained) == ("ViT-B-32", "ViT-B-32", "openai")
+    assert spec.model_config is None
+    named = load_config(
+        ["backbone.model=RN50", "backbone.pretrained=null", "backbone.name=mine"]
+    ).backbone
+    assert (named.name, named.pretrained, named.architecture_file) == ("mine", None, None)
+
+
+def test_a_model_without_weights_is_refused():
+    with pytest.raises(InputError, match=r"backbone\.model=ViT-B-32 has no weights yet"):
+        load_config(["backbone.model=ViT-B-32"])
+
+
+def test_a_model_in_a_chosen_file_is_changed_alone():
+    backbone = load_config(["backbone=rn50", "backbone.model=RN50"]).backbone
+    assert (backbone.name, backbone.model, backbone.pretrained) == ("rn50", "RN50", "openai")
+
+
+def test_the_parts_of_a_pooling_are_any_names_until_the_backbone_is_known():
+    config = load_config(["training.parameters=[attention,projection]"])
+    assert config.training.parameters == ("attention", "projection")

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import open_clip
 import torch
 from torch import nn
 from torch.nn import functional
 
-from safe_ray.backbones.creation import quiet
+from safe_ray.backbones.tokenizing import tokenizer_of
 from safe_ray.data.prompts import check_templates, render_prompts
 from safe_ray.data.views import Preprocessing
 from safe_ray.errors import InputError
@@ -44,11 +43,12 @@ class Backbone:
         trunk: images [N, 3, S, S] -> dense maps [N, L, C]; float32, frozen.
         pooling: the pooling as a function of tokens and a state.
         state: the original state, under open_clip's names, float32. Empty if it was not asked for.
-        prefix: what precedes these names in the whole model's state dict.
+        prefix: what precedes these names in the whole model's state dict, `visual.` or longer.
         tokens: L, the tokens of a dense map.
         width: C, the channels of a token.
         embed_dim: D, the size of an embedding.
-        logit_scale: what cosines are multiplied with (already exponentiated).
+        logit_scale: what cosines are multiplied with (already exponentiated). A bias that the model
+            adds to every logit, as SigLIP's does, cancels in a softmax over classes.
         preprocessing: how images are made into the trunk's input.
         text: the text tower, tokens [N, context] -> embeddings [N, D].
         context_length: the tokens that the text tower reads.
@@ -68,6 +68,11 @@ class Backbone:
     preprocessing: Preprocessing
     text: nn.Module = field(repr=False)
     context_length: int
+
+    @property
+    def part(self) -> str:
+        """The module of open_clip's model that has the pooling's parameters under their names."""
+        return self.prefix.removesuffix(".")
 
     @torch.no_grad()
     def pool(self, maps: torch.Tensor) -> torch.Tensor:
@@ -90,8 +95,8 @@ class Backbone:
             float32 [classes, D] on the CPU.
 
         Raises:
-            InputError: a template without exactly one `{}`, or two classes whose prompts are the
-                same once they are cut to what the text tower reads.
+            InputError: a template without exactly one `{}`, two classes whose prompts are the same
+                once they are cut to what the text tower reads, or a tokenizer that cannot be had.
         """
         templates = check_templates(templates, f"the classifier of {self.spec.name!r}")
         return self.classifier_of(render_prompts(classes, templates), classes)
@@ -113,8 +118,7 @@ class Backbone:
             InputError: two classes whose prompts are the same once they are cut to what the text
                 tower reads.
         """
-        with quiet():
-            tokenizer = open_clip.get_tokenizer(self.spec.model)
+        tokenizer = tokenizer_of(self.spec)
         tokens = tokenizer(
             [prompt for row in prompts for prompt in row], context_length=self.context_length
         )

@@ -79,7 +79,9 @@ def create(spec: BackboneSpec, pretrained: str | None, quick_gelu: bool) -> Any:
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         try:
-            return open_clip.create_model(spec.model, pretrained, force_quick_gelu=quick_gelu)
+            return open_clip.create_model(
+                spec.model, pretrained, force_quick_gelu=quick_gelu, pretrained_text=False
+            )
         # Configurations and files can be wrong in any way; each is explained below.
         except Exception as error:
             raise InputError(_why_not(spec, pretrained, error)) from error
@@ -88,16 +90,16 @@ def create(spec: BackboneSpec, pretrained: str | None, quick_gelu: bool) -> Any:
 def _why_not(spec: BackboneSpec, pretrained: str | None, error: Exception) -> str:
     """Return the sentence on why open_clip did not create the model."""
     try:
-        model = open_clip.create_model(spec.model)
+        model = open_clip.create_model(spec.model, pretrained_text=False)
     except Exception as config_error:
         return (
-            f"open_clip cannot build the model {spec.model!r} ({_first_line(config_error)}): "
+            f"open_clip cannot build the model {spec.model!r} ({first_line(config_error)}): "
             f"correct {spec.model_config or 'backbone.model'}."
         )
     if pretrained is None or not Path(pretrained).is_file():
         return (
             f"The weights {pretrained!r} of the model {spec.model!r} cannot be had "
-            f"({_first_line(error)}): connect this machine, or name a local safetensors file with "
+            f"({first_line(error)}): connect this machine, or name a local safetensors file with "
             "backbone.pretrained=<file>."
         )
     try:
@@ -105,7 +107,7 @@ def _why_not(spec: BackboneSpec, pretrained: str | None, error: Exception) -> st
     except Exception as file_error:
         # torch would tell a person to switch off the check that makes loading safe.
         torchs = isinstance(file_error, UnpicklingError)
-        reason = "it does not hold tensors alone" if torchs else _first_line(file_error)
+        reason = "it does not hold tensors alone" if torchs else first_line(file_error)
         return (
             f"The weights file {pretrained} of backbone {spec.name!r} cannot be read "
             f"({reason}): give safetensors, or a PyTorch state dict."
@@ -121,13 +123,14 @@ def _why_not(spec: BackboneSpec, pretrained: str | None, error: Exception) -> st
     more = len(differences) - NAMED_KEYS
     return (
         f"The weights file {pretrained} does not fit the model {spec.model!r}: "
-        f"{', '.join(differences[:NAMED_KEYS]) or _first_line(error)}"
+        f"{', '.join(differences[:NAMED_KEYS]) or first_line(error)}"
         f"{f' and {more} more differences' if more > 0 else ''}; choose the model that the "
         "weights were trained as."
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or what it is."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".:") if lines else type(error).__name__
 

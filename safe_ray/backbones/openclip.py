@@ -16,6 +16,7 @@ from torch import nn
 
 from safe_ray.backbones.backbone import AbsentPart, Backbone, TextTower
 from safe_ray.backbones.creation import config_of, create, quiet, register_config, tag_or_file
+from safe_ray.backbones.tokenizing import check_text_tower, check_tokenizer
 from safe_ray.data.views import Preprocessing
 from safe_ray.errors import InputError
 from safe_ray.files import digest_json, resolve_path
@@ -42,11 +43,13 @@ def load_backbone(
             on it.
 
     Raises:
-        InputError: an unknown model or tag, a model that is not a ModifiedResNet, a missing or
-            unreadable file, weights that do not fit the model or are not finite numbers, or
-            weights that cannot be downloaded.
+        InputError: an unknown model or tag, a model that no family of poolings knows, a missing or
+            unreadable file, weights that do not fit the model or are not finite numbers, weights
+            that cannot be downloaded, or a text tower that needs a package which is not there.
     """
     _check_parts(parts)
+    if "text" in parts:
+        check_tokenizer(spec, config_of(_registered(spec)))
     model, config = load_model(spec)
     return cut_model(spec, model, config, device, parts)
 
@@ -59,9 +62,8 @@ def load_model(spec: BackboneSpec) -> tuple[Any, dict[str, Any]]:
     Raises:
         InputError: see `load_backbone`.
     """
-    if spec.model_config is not None:
-        register_config(spec, resolve_path(spec.model_config))
-    config = config_of(spec)
+    config = config_of(_registered(spec))
+    check_text_tower(spec, config)
     _check_family(config, spec)
     tag, file = tag_or_file(spec)
     quick_gelu = bool(config.get("quick_gelu", False)) or (
@@ -93,10 +95,11 @@ def cut_model(
     _check_parts(parts)
     weights = _float_tensors(model, spec)
     cut, preprocessing = _cut(model.visual, spec)
+    tuned = {cut.prefix + name for name in cut.state}
     trunk_weights = {
         name: tensor
         for name, tensor in weights.items()
-        if name.startswith("visual.") and not name.startswith(cut.prefix)
+        if name.startswith("visual.") and name not in tuned
     }
     return Backbone(
         spec=spec,
@@ -127,13 +130,14 @@ def weights_at_hand(spec: BackboneSpec) -> bool:
     Raises:
         InputError: see `load_backbone`.
     """
-    if spec.model_config is not None:
-        register_config(spec, resolve_path(spec.model_config))
-    config_of(spec)
+    config_of(_registered(spec))
     tag, _ = tag_or_file(spec)
-    if tag is None:
-        return True
-    config = open_clip.get_pretrained_cfg(spec.model, tag)
+    return tag is None or is_downloaded(spec.model, tag)
+
+
+def is_downloaded(model: str, tag: str) -> bool:
+    """Return whether the weights of a tag of open_clip's are on this machine."""
+    config = open_clip.get_pretrained_cfg(model, tag)
     url, hub = str(config.get("url", "")), str(config.get("hf_hub", ""))
     if hub:
         names = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME, hub.rpartition("/")[2])
@@ -150,6 +154,13 @@ def _check_parts(parts: Sequence[str]) -> None:
         raise ValueError(f"parts {unknown} are not among {PARTS}")
 
 
+def _registered(spec: BackboneSpec) -> BackboneSpec:
+    """Make an architecture of a file known to open_clip; return the spec."""
+    if spec.model_config is not None:
+        register_config(spec, resolve_path(spec.model_config))
+    return spec
+
+
 def _family(visual: nn.Module, spec: BackboneSpec) -> type[Pooling]:
     """Return the family of a tower, with weights or without.
 
@@ -158,48 +169,68 @@ def _family(visual: nn.Module, spec: BackboneSpec) -> type[Pooling]:
     """
     family = find_pooling(visual, spec.pooling)
     if family is None:
-        resnets = [
-            name
-            for name in open_clip.list_models()
-            if _is_modified_resnet(open_clip.get_model_config(name))
-        ]
         raise InputError(
-            f"Backbone {spec.name!r} uses the model {spec.model!r}, which is not a ModifiedResNet "
-            f"and so has no attention pooling to tune: use one of {', '.join(resnets)}."
+            f"Backbone {spec.name!r} uses the model {spec.model!r}, whose image tower ends neither "
+            "in an attention pooling that can be tuned nor in a linear projection: choose one that "
+            "python -m safe_ray.backbones lists, such as ViT-B-32 or RN50."
         )
     return family
 
 
 def _check_family(config: Mapping[str, Any], spec: BackboneSpec) -> None:
-    """Refuse a model that no family knows before its weights are downloaded or read."""
+    """Refuse a model that cannot be cut before its weights are downloaded or read."""
     try:
-        with quiet(), torch.device("meta"):
-            tower = _build_vision_tower(config["embed_dim"], dict(config["vision_cfg"]), False)
+        tower = empty_tower(config)
     # A configuration that cannot be built is explained when the whole model is.
     except Exception:
         return
-    _family(tower, spec)
+    cut_tower(tower, side_of(tower), spec)
 
 
-def _cut(visual: Any, spec: BackboneSpec) -> tuple[Cut, Preprocessing]:
-    """Cut the image tower by its family, and say how images are made into its input."""
-    preprocessing = Preprocessing.from_open_clip(visual.preprocess_cfg)
+def side_of(tower: Any) -> int:
+    """Return the side of a tower's images, in pixels."""
+    size = tower.image_size
+    return int(size[0] if isinstance(size, Sequence) else size)
+
+
+def empty_tower(config: Mapping[str, Any]) -> Any:
+    """Return the image tower of a configuration, without memory for its weights."""
+    with quiet(), torch.device("meta"):
+        return vision_tower(config)
+
+
+def vision_tower(config: Mapping[str, Any]) -> Any:
+    """Return the image tower of a configuration, with random weights; nothing is downloaded."""
+    vision = {**config["vision_cfg"], "timm_model_pretrained": False}
+    if not vision.get("timm_model_name"):
+        vision.pop("timm_model_pretrained")
+    return _build_vision_tower(config["embed_dim"], vision, bool(config.get("quick_gelu", False)))
+
+
+def cut_tower(visual: Any, image_size: int, spec: BackboneSpec) -> Cut:
+    """Cut an image tower, which is used up, by its family.
+
+    Raises:
+        InputError: no family knows it, or its parts do not fit each other.
+    """
     family = _family(visual, spec)
     try:
-        return family.cut(visual, preprocessing.size), preprocessing
+        return family.cut(visual, image_size)
     except ValueError as error:
         raise InputError(
             f"The model {spec.model!r} of backbone {spec.name!r} cannot be cut: {error}."
         ) from error
 
 
-def _is_modified_resnet(config: Mapping[str, Any]) -> bool:
-    vision = config["vision_cfg"]
-    return (
-        isinstance(vision, Mapping)
-        and isinstance(vision.get("layers"), list)
-        and not vision.get("timm_model_name")
-    )
+def _cut(visual: Any, spec: BackboneSpec) -> tuple[Cut, Preprocessing]:
+    """Cut the image tower by its family, and say how images are made into its input."""
+    try:
+        preprocessing = Preprocessing.from_open_clip(visual.preprocess_cfg)
+    except ValueError as error:
+        raise InputError(
+            f"The model {spec.model!r} of backbone {spec.name!r} cannot be used: {error}."
+        ) from error
+    return cut_tower(visual, preprocessing.size, spec), preprocessing
 
 
 def _float_tensors(model: nn.Module, spec: BackboneSpec) -> dict[str, torch.Tensor]:

@@ -27,8 +27,9 @@ class Explanation:
     Attributes:
         picture: the image.
         classes: the labels, in the order of the probabilities.
-        original: float32 `[h, w]`, which adds up to 1: how much each place of the evaluation view
-            counts in what the original pooling returns, the mean over its heads of attention.
+        original: float32 `[h, w]`, which adds up to 1 at most: how much each place of the
+            evaluation view counts in what the original pooling returns, the mean over its heads of
+            attention.
         tuned: the same of the tuned pooling.
         original_probabilities: float32 `[classes]`, of the original model: zero-shot.
         tuned_probabilities: float32 `[classes]`, as `predict_proba` returns them.

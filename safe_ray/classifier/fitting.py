@@ -91,6 +91,8 @@ def train(
         reporter.say(sentence)
     backbone = load_backbone(config.backbone.spec(), device)
     [group] = groups_of(config)
+    # Parts that the pooling has not are refused before anything is extracted.
+    methods = [described(group, backbone.pooling, tuple(backbone.state))]
     plan = plan_here(device)
     precision = _precision(config, device)
     batch_size = config.features.batch_size
@@ -102,7 +104,6 @@ def train(
         None if batch_size == "auto" else batch_size,
         reporter.phase("extracting features"),
     )
-    methods = [described(group, backbone.pooling, tuple(backbone.state))]
     written = write_tasks(config, backbone, manifests, images.tasks, precision, plan, methods)
     facts = written[task.id]
     _check_memory(facts, plan)

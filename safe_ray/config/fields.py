@@ -43,6 +43,14 @@ def _safe_name(name: str) -> str:
     return name
 
 
+def _part(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}", name) or name == "all":
+        raise ValueError(
+            f"is {name!r}, and must be a part of the pooling, such as projection, or all alone"
+        )
+    return name
+
+
 def _local_folder(value: Any) -> Any:
     """Return the absolute path; a URI would become a local folder with a strange name."""
     if isinstance(value, str) and is_uri(value):
@@ -76,7 +84,8 @@ Flag = Annotated[bool, Strict()]
 Name = Annotated[str, AfterValidator(_safe_name)]
 Folder = Annotated[Path, BeforeValidator(_local_folder)]
 Auto = Literal["auto"]
-Parameter = Literal["positional_embedding", "q_proj", "k_proj", "v_proj", "c_proj"]
+# A part of a pooling; which there are is known when the backbone is.
+Parameter = Annotated[str, AfterValidator(_part)]
 
 
 class Group(BaseModel):

@@ -41,7 +41,9 @@ class BackboneConfig(Group):
 
     name: Name = Field(description="What results and the tracker call the backbone.")
     model: str = Field(
-        min_length=1, description="open_clip's name of the architecture, a ModifiedResNet."
+        min_length=1,
+        description="open_clip's name of the architecture; python -m safe_ray.backbones lists "
+        "them.",
     )
     pretrained: str | None = Field(
         description="An open_clip tag such as openai, a weights file, or null for random weights."
@@ -223,7 +225,10 @@ class TrainingConfig(Group):
             BeforeValidator(one_or_many),
             AfterValidator(without_repeats),
         ]
-    ) = Field(description="What is trained: all of the pooling, or the parameters listed.")
+    ) = Field(
+        description="What is trained: all of the pooling, or the parts listed, which "
+        "each family has words for; projection is the output projection of any."
+    )
     warmup: Fraction = Field(
         description="Share of the steps in which the learning rate rises; it then falls as a "
         "cosine."

@@ -94,10 +94,9 @@ def _write_model(
 
     linear = openclip_files.linear_of(predictor)
     openclip_files.write(folder, predictor)
-    attribute = openclip_files.pooling_attribute(predictor)
     return (
         lambda pixels: openclip_files.reader(folder)(pixels),
-        openclip_files.how_to_load(attribute, linear.blended),
+        openclip_files.how_to_load(predictor.backbone.part, linear.blended),
         linear,
     )
 

@@ -19,6 +19,9 @@ from safe_ray.prediction.bundle_files import CLASSIFIER, CONFIG, MODEL, ORIGINAL
 if TYPE_CHECKING:
     from safe_ray.prediction.predictor import Predictor
 
+TOWERS = ("visual", "visual.trunk")
+"""The image tower, of open_clip's models, and timm's within it."""
+
 _BLEND = {
     "features": (
         "        return self.alpha * self.tuned(maps) + (1 - self.alpha) * self.original(maps)",
@@ -36,11 +39,17 @@ _BLEND = {
 def how_to_load(pooling: str, blended: str) -> Sequence[str]:
     """Return lines of Python that use the bundle with open_clip, in the bundle's folder.
 
+    A pooling that is spread over the image tower cannot be had twice without the tower: there the
+    lines run two towers, and dense maps are not rounded as the head was trained and judged with
+    them.
+
     Args:
-        pooling: the attribute of the model that is its pooling, such as `visual.attnpool`.
+        pooling: the part of the model that is its pooling, such as `visual.attnpool`; one of
+            `TOWERS` where it is spread over the image tower.
         blended: see `safe_ray.methods.linear`.
     """
     blend, features = _BLEND[blended]
+    rounded = ("        maps = maps.half().float()  # as the head was trained and judged",)
     return (
         "import copy, json, open_clip, torch; from safetensors.torch import load_file",
         "from torch.nn.functional import normalize",
@@ -50,9 +59,9 @@ def how_to_load(pooling: str, blended: str) -> Sequence[str]:
         "    def __init__(self, tuned, original, alpha):",
         "        super().__init__()",
         "        self.tuned, self.original, self.alpha = tuned, copy.deepcopy(tuned), alpha",
-        "        self.original.load_state_dict(original)",
+        f"        self.original.load_state_dict(original{_not_all(pooling)})",
         "    def forward(self, maps):",
-        "        maps = maps.half().float()  # as the head was trained and judged",
+        *(() if pooling in TOWERS else rounded),
         *blend.split("\n"),
         f"model.{pooling} = Blend(model.{pooling}, load_file('{ORIGINAL}'), bundle['alpha'])",
         "model.eval()",
@@ -63,6 +72,10 @@ def how_to_load(pooling: str, blended: str) -> Sequence[str]:
         "+ classifier['bias']",
         "    probabilities = torch.softmax(logits / bundle['temperature'], -1)",
     )
+
+
+def _not_all(pooling: str) -> str:
+    return ", strict=False" if pooling in TOWERS else ""
 
 
 def linear_of(predictor: Predictor) -> Linear:
@@ -82,11 +95,6 @@ def linear_of(predictor: Predictor) -> Linear:
     return found
 
 
-def pooling_attribute(predictor: Predictor) -> str:
-    """Return the attribute of the model that is its pooling, such as `visual.attnpool`."""
-    return predictor.backbone.prefix.rstrip(".")
-
-
 def write(folder: Path, predictor: Predictor) -> None:
     """Write open_clip's two files, the original pooling and the classifier.
 
@@ -101,8 +109,13 @@ def write(folder: Path, predictor: Predictor) -> None:
     backbone = predictor.backbone
     model, config = load_model(backbone.spec)
     original = {name: _plain(tensor) for name, tensor in backbone.state.items()}
-    _check_pooling(model, pooling_attribute(predictor), original, backbone.spec.model)
+    _check_pooling(model, backbone.part, original, backbone.spec.model)
     tuned = original if linear.head is None else linear.head
+    if not set(tuned) <= set(original):
+        raise InputError(
+            "The head tunes the queries of its pooling, for which open_clip's models have no "
+            "parameter: give --format torch or --format onnx."
+        )
     weights = {name: _plain(tensor) for name, tensor in model.state_dict().items()}
     for name, tensor in tuned.items():
         weights[backbone.prefix + name] = _plain(tensor)
@@ -121,12 +134,14 @@ def reader(folder: Path) -> Callable[[Tensor], Tensor]:
     return load_bundle(folder).logits
 
 
-def _check_pooling(model: Any, attribute: str, original: Mapping[str, Tensor], name: str) -> None:
+def _check_pooling(model: Any, part: str, original: Mapping[str, Tensor], name: str) -> None:
     try:
-        names = set(dict(model.get_submodule(attribute).named_parameters()))
+        module = model.get_submodule(part)
     except AttributeError:
-        names = set()
-    if not attribute or names != set(original):
+        module = None
+    names = set() if module is None else set(dict(module.named_parameters()))
+    spread = part in TOWERS and not getattr(module, "output_tokens", False)
+    if not part or not set(original) <= names or (names != set(original) and not spread):
         raise InputError(
             f"The pooling of {name!r} is no module of its own, so that plain open_clip cannot have "
             "two of it: give --format torch or --format onnx."

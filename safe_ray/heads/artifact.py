@@ -1,7 +1,8 @@
 """A tuned head as two files that any open_clip program can use.
 
 `head.safetensors` holds the pooling's parameters under open_clip's own names, float32, so that
-`model.visual.attnpool.load_state_dict(load_file("head.safetensors"))` is all it takes to load it.
+`load_state_dict(load_file("head.safetensors"), strict=False)` of the part of the model that the
+card names (`visual.attnpool` of a ResNet, `visual` of a transformer) is all it takes to load it.
 A method with an adapter keeps that beside them, under names that begin with `adapter.`.
 `head.json`, the card, holds what else is needed to use it and to know where it came from.
 """
@@ -23,7 +24,7 @@ from safe_ray.errors import InputError
 from safe_ray.files import link_file, sha256_hex, write_atomically
 from safe_ray.heads.card import wrong_fields
 from safe_ray.outside import GIB, MIB, read_file, read_json
-from safe_ray.poolings.base import HeadState
+from safe_ray.poolings.base import QUERIES, HeadState
 
 FORMAT_VERSION = 1
 LARGEST_CARD = 16 * MIB
@@ -59,9 +60,11 @@ HOW_TO_LOAD = (
     "card['backbone']['model'], card['backbone']['pretrained']); model.eval()",
     "# images: [N, 3, S, S], from preprocess; classifier: [classes, D], the text features of every "
     "template, normalised, averaged over templates, normalised",
-    "original = model.encode_image(images)",
-    "model.visual.attnpool.load_state_dict(load_file('head.safetensors'))",
-    "tuned = model.encode_image(images)",
+    "original = model.encode_image(images, normalize=False)",
+    "part = model.get_submodule(card['backbone'].get('part', 'visual.attnpool'))",
+    "loaded = part.load_state_dict(load_file('head.safetensors'), strict=False)",
+    "assert not loaded.unexpected_keys, loaded.unexpected_keys",
+    "tuned = model.encode_image(images, normalize=False)",
     "blended = torch.nn.functional.normalize(alpha * tuned + (1 - alpha) * original, dim=-1)",
     "logits = card['logit_scale'] * blended @ classifier.T",
 )
@@ -130,7 +133,8 @@ def save_head(
         "format_version": FORMAT_VERSION,
         **card,
         "weights": {"file": WEIGHTS_FILE, "sha256": digest},
-        "how_to_load": list(how_to_load),
+        # No open_clip model has a parameter for queries.
+        "how_to_load": list(HOW_TO_LOAD_METHOD if QUERIES in state else how_to_load),
     }
     # The card goes last: it names the weights by digest, so that a half-written head is known.
     if same_weights is None:

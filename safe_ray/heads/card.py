@@ -40,6 +40,7 @@ class _Backbone:
     seed: _Whole = 0
     pooling: _Module | None = None
     digest: str | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from safe_ray.errors import InputError
 from safe_ray.methods.features import Features, MappedFeatures
-from safe_ray.poolings.base import HeadState, Pooling
+from safe_ray.poolings.base import HeadState, Pooling, leading_of
 
 if TYPE_CHECKING:
     from safe_ray.methods.base import Fitted
@@ -26,9 +26,9 @@ class Look:
     """Where two poolings look in N images.
 
     Attributes:
-        original: float32 `[N, h, w]` on the CPU, which adds up to 1 an image: how much each place
-            of the evaluation view counts in what the original pooling returns, the mean over its
-            heads of attention.
+        original: float32 `[N, h, w]` on the CPU: how much each place of the evaluation view counts
+            in what the original pooling returns, the mean over its heads of attention. It adds up
+            to 1 an image, or to less where a class token has the rest.
         tuned: the same of the pooling that the method uses. It is the original one for a method
             that tunes no pooling.
         logits: float32 `[N, classes]` on the CPU, of the method.
@@ -64,32 +64,37 @@ def look_at(
     Raises:
         InputError: the pooling cannot say where it looks, or its map is no square.
     """
+    alone = getattr(pooling, "alone", "")
+    if alone:
+        raise InputError(f"The model {alone}, so that there is no picture of where it looks.")
     if getattr(pooling, "attention", None) is None:
         raise InputError(
             f"The pooling of {type(pooling).__module__} has no attention(), which says where it "
             "looks: add it, as safe_ray.poolings.base.Pooling describes it."
         )
-    side = math.isqrt(maps.shape[1])
-    if side * side != maps.shape[1]:
+    places = maps.shape[1] - leading_of(pooling)
+    side = math.isqrt(places)
+    if side * side != places:
         raise InputError(
-            f"A map of {maps.shape[1]} tokens is no square: there is no picture of its attention."
+            f"A map of {places} tokens is no square: there is no picture of its attention."
         )
     watched = _Watched(MappedFeatures(maps.unsqueeze(1), pooling, original, device))
     logits = fitted.logits(watched, at).float().cpu()
     before = _weights(maps, pooling, original, device)
     after = before if watched.head is None else _weights(maps, pooling, watched.head, device)
     shape = (len(maps), side, side)
-    return Look(before.view(shape), after.view(shape), logits)
+    return Look(before.reshape(shape), after.reshape(shape), logits)
 
 
 def _weights(maps: Tensor, pooling: Pooling, head: HeadState, device: torch.device) -> Tensor:
-    """Return `[N, L]`, the mean over the heads of attention, on the CPU."""
+    """Return the weights of the grid's places, the mean over the heads of attention, on the CPU."""
     state = {name: tensor.to(device, torch.float32).unsqueeze(0) for name, tensor in head.items()}
     parts = [
         pooling.attention(pooling.prepare(part.to(device)), state)[0].mean(1).cpu()
         for part in maps.split(_MAPS_AT_ONCE)
     ]
-    return torch.cat(parts) if parts else torch.empty(0, maps.shape[1])
+    weights = torch.cat(parts) if parts else torch.empty(0, maps.shape[1])
+    return weights[:, leading_of(pooling) :]
 
 
 class _Watched:

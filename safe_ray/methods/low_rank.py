@@ -23,11 +23,12 @@ from safe_ray.poolings.low_rank import DOWN, factors_of, weights_of, with_factor
 
 HOW_TO_LOAD_FACTORS = (
     *HOW_TO_LOAD[:6],
-    "factors = load_file('head.safetensors'); weights = model.visual.attnpool.state_dict()",
+    HOW_TO_LOAD[6],
+    "factors = load_file('head.safetensors'); weights = part.state_dict()",
     "names = [name.removesuffix('.up') for name in factors if name.endswith('.up')]",
     "new = {n: weights[n] + factors[n + '.up'] @ factors[n + '.down'] for n in names}",
-    "model.visual.attnpool.load_state_dict({**weights, **new})",
-    *HOW_TO_LOAD[7:],
+    "part.load_state_dict({**weights, **new})",
+    *HOW_TO_LOAD[9:],
 )
 """A head in plain open_clip, line by line: where another head's weights are loaded, these are made.
 """

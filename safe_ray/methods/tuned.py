@@ -28,7 +28,8 @@ from safe_ray.methods.base import Fitted, Recipe, TaskData, Values
 from safe_ray.methods.features import Features
 from safe_ray.methods.knobs import Grid, KnobSums, sums_of_logits
 from safe_ray.methods.linear import Linear
-from safe_ray.poolings.base import HeadState
+from safe_ray.poolings.base import QUERIES, HeadState
+from safe_ray.poolings.queries import kept
 
 Blend = Literal["features", "logits", "weights"]
 
@@ -70,7 +71,7 @@ class Tuned:
 
     def load(self, state: Mapping[str, Tensor], task: TaskData) -> Fitted:
         """See `Method`."""
-        return _FITTED[self.blend](task, state)
+        return _FITTED[self.blend](task, {**task.original, **state} if QUERIES in state else state)
 
 
 METHOD = Tuned
@@ -112,7 +113,7 @@ class FeatureBlend:
 
     def state(self) -> HeadState:
         """See `Fitted`: the tuned pooling, under the tower's own names."""
-        return self.head
+        return kept(self.head)
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class LogitBlend:
 
     def state(self) -> HeadState:
         """See `Fitted`: the tuned pooling, under the tower's own names."""
-        return self.head
+        return kept(self.head)
 
 
 class WeightBlend:
@@ -176,14 +177,15 @@ class WeightBlend:
 
     def state(self) -> HeadState:
         """See `Fitted`: the tuned pooling, under the tower's own names."""
-        return self._head
+        return kept(self._head)
 
     def _at(self, alpha: float) -> HeadState:
         if alpha not in self._between:
             self._between[alpha] = {
                 name: torch.lerp(start.to(tuned.device, tuned.dtype), tuned, alpha)
                 for name, tuned in self._head.items()
-                for start in (self._task.original[name],)
+                # Queries of its own begin at zero, and the original one has none.
+                for start in (self._task.original.get(name, torch.zeros_like(tuned)),)
             }
         return self._between[alpha]
 

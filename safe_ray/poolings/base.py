@@ -24,6 +24,12 @@ HeadState = Mapping[str, Tensor]
 
 NAME = "POOLING"
 
+PROJECTION = "projection"
+"""What every family calls its output projection, beside its own word for it."""
+
+QUERIES = "queries"
+"""The part that is the absorbed queries alone (see `safe_ray.poolings.queries`)."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -34,7 +40,7 @@ class Cut:
         pooling: the pooling as a function of tokens and a state.
         state: its parameters under the tower's own names.
         prefix: what precedes these names in the whole model's state dict, such as
-            `visual.attnpool.`.
+            `visual.attnpool.`; `visual.` where the pooling is spread over the tower.
         tokens: L.
         width: C.
         embed_dim: D, the size of what the pooling returns.
@@ -59,11 +65,21 @@ class Pooling(Protocol):
     """
 
     groups: ClassVar[tuple[str, ...]]
-    """The parts that may be chosen for training; a part stands for every name that begins with it.
+    """The parts that may be chosen for training; a part stands for every name that begins with it,
+    unless the family is `Grouped`.
     """
 
     inert: ClassVar[frozenset[str]]
     """Names of parameters whose gradient is exactly zero."""
+
+    # A family may have four more class variables, which `projection_of`, `leading_of` and
+    # `select_parameters` read:
+    #   projection: the part that is the output projection, which every family calls `projection`.
+    #   leading: how many tokens of a map come before those of the grid, such as a class token; a
+    #     field, if towers of the family differ in it.
+    #   queried: whether its absorbed queries can be trained alone, as the part `queries`.
+    #   alone: what such a tower has, where that is no more than an output projection; "all" is
+    #     refused then.
 
     @classmethod
     def matches(cls, visual: nn.Module) -> bool:
@@ -103,6 +119,8 @@ class Pooling(Protocol):
 
         A token that is made of others, such as their mean, counts as they do: its weight is
         theirs, in the shares in which it is made of them. So the weights of a map add up to 1.
+        Those of the grid alone (`leading_of`) may add up to less: a class token has seen the whole
+        image and no place of it, so that its weight is nobody else's.
 
         Args:
             tokens: as `prepare` returns them, of N maps.
@@ -120,6 +138,16 @@ class Pooling(Protocol):
 
     def step(self, bank: Bank, optimiser: BankOptimiser) -> Step | None:
         """Return a hand-written training step for the bank's device, or None for autograd's."""
+        ...
+
+
+@runtime_checkable
+class Grouped(Protocol):
+    """A pooling whose parts have other words than those with which its parameters' names begin."""
+
+    @classmethod
+    def group_of(cls, name: str) -> str | None:
+        """Return the part that a parameter belongs to, one of `groups`."""
         ...
 
 
@@ -172,33 +200,77 @@ def pool_each(
 def select_parameters(
     pooling: Pooling | type[Pooling], groups: Sequence[str] | str, names: Sequence[str]
 ) -> tuple[str, ...]:
-    """Return which of a state's names the `groups` ("all", or some of the pooling's) stand for.
+    """Return which of a state's names the `groups` stand for.
+
+    Args:
+        pooling: what is tuned.
+        groups: "all", or some of the pooling's; `projection` is the output projection of any, and
+            `queries`, for which there is no name in the state, stands alone.
+        names: of the state.
 
     Raises:
-        InputError: a group is not one of the pooling's, or none is given.
+        InputError: a group is not one of the pooling's, stands for none of the names, or none is
+            given; or there is no more than an output projection, and "all" is asked for.
     """
-    chosen = pooling.groups if groups == "all" else tuple(groups)
-    unknown = [group for group in chosen if group not in pooling.groups]
+    alone = getattr(pooling, "alone", "")
+    if groups == "all" and alone:
+        raise InputError(
+            f"The model {alone}: choose methods that tune the output projection, such as "
+            "tuned_projection and prolip, or none, such as tip_adapter_f, or give "
+            f"training.parameters=[{PROJECTION}]."
+        )
+    queried = bool(getattr(pooling, "queried", False))
+    if queried and tuple(groups) == (QUERIES,):
+        return (QUERIES,)
+    if queried and groups != "all" and QUERIES in groups:
+        raise InputError(
+            f"training.parameters={list(groups)} trains other parts beside {QUERIES}, which are "
+            f"trained alone: give [{QUERIES}], or leave them out."
+        )
+    own = projection_of(pooling)
+    group_of = {name: _group_of(name, pooling) for name in names}
+    # Towers of a family may differ in what they have, such as a head behind the pooling.
+    present = [group for group in pooling.groups if group in group_of.values()]
+    chosen = tuple(present if groups == "all" else groups)
+    chosen = tuple(own if group == PROJECTION and own else group for group in chosen)
+    unknown = [group for group in chosen if group not in present]
     if unknown or not chosen:
+        more = (*((PROJECTION,) if own else ()), *((QUERIES,) if queried else ()))
+        words = dict.fromkeys((*present, *more))
         raise InputError(
             f"training.parameters={list(chosen)} names {unknown or 'nothing'}, which this pooling "
-            f"has not: choose among {', '.join(pooling.groups)}, or all."
+            f"has not: choose among {', '.join(words)}, or all."
         )
-    return tuple(name for name in names if _group_of(name, pooling.groups) in chosen)
+    return tuple(name for name, group in group_of.items() if group in chosen)
 
 
-def _group_of(name: str, groups: Sequence[str]) -> str | None:
+def projection_of(pooling: Pooling | type[Pooling]) -> str | None:
+    """Return the pooling's own word for its output projection, or None if it has no linear one."""
+    own: str | None = getattr(pooling, "projection", None)
+    return own
+
+
+def leading_of(pooling: Pooling) -> int:
+    """Return how many tokens of a map come before those of the grid."""
+    return int(getattr(pooling, "leading", 0))
+
+
+def _group_of(name: str, pooling: Pooling | type[Pooling]) -> str | None:
+    if isinstance(pooling, Grouped):
+        return pooling.group_of(name)
+    groups = pooling.groups
     return next((g for g in groups if name == g or name.startswith(f"{g}.")), None)
 
 
 def families() -> Iterator[type[Pooling]]:
-    """Yield the families that come with the package."""
+    """Yield the families that come with the package, those with no more than a projection last."""
     import safe_ray.poolings
 
-    for module in pkgutil.iter_modules(safe_ray.poolings.__path__, "safe_ray.poolings."):
-        family = getattr(importlib.import_module(module.name), NAME, None)
-        if family is not None:
-            yield family
+    found = [
+        getattr(importlib.import_module(module.name), NAME, None)
+        for module in pkgutil.iter_modules(safe_ray.poolings.__path__, "safe_ray.poolings.")
+    ]
+    yield from sorted(filter(None, found), key=lambda family: bool(getattr(family, "alone", "")))
 
 
 def find_pooling(visual: nn.Module, module: str | None = None) -> type[Pooling] | None:

@@ -103,8 +103,16 @@ class LowRank:
 
 
 def weights_of(names: Sequence[str], original: HeadState) -> tuple[str, ...]:
-    """Return which of the chosen parameters are matrices of projections."""
-    return tuple(name for name in names if name.endswith(".weight") and original[name].dim() == 2)
+    """Return which of the chosen parameters are matrices of projections.
+
+    They are called weights, but for the last projection of open_clip's transformers, which has the
+    name of a layer; a table of positions is no projection.
+    """
+    return tuple(
+        name
+        for name in names
+        if original[name].dim() == 2 and (name.endswith("weight") or name.split(".")[-1] == "proj")
+    )
 
 
 def beginning(

@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from safe_ray.poolings.absorbed import AbsorbedHead, pool_heads
 from safe_ray.poolings.attention_low_rank import pool_low_rank
-from safe_ray.poolings.base import Cut, HeadState
+from safe_ray.poolings.base import QUERIES, Cut, HeadState
+from safe_ray.poolings.trunk import GridTrunk
 
 if TYPE_CHECKING:
-    from open_clip.modified_resnet import ModifiedResNet
-
     from safe_ray.heads.bank import Bank
     from safe_ray.heads.optimiser import BankOptimiser
     from safe_ray.heads.step import Step
@@ -51,6 +50,8 @@ class AttentionPool:
         "c_proj",
     )
     inert: ClassVar[frozenset[str]] = frozenset({"k_proj.bias"})
+    projection: ClassVar[str] = "c_proj"
+    queried: ClassVar[bool] = True
 
     num_heads: int
 
@@ -81,8 +82,9 @@ class AttentionPool:
         width = visual.conv1.out_channels * 2
         identity = {"layers": [len(layer) for layer in layers], "width": width}
         state = {name: value.detach() for name, value in pooling.named_parameters()}
+        visual.attnpool = nn.Identity()
         return Cut(
-            trunk=ResNetTrunk(visual),
+            trunk=GridTrunk(visual),
             pooling=cls(num_heads=int(pooling.num_heads)),
             state=state,
             prefix="visual.attnpool.",
@@ -99,7 +101,8 @@ class AttentionPool:
     def pool(self, tokens: Tensor, state: HeadState) -> Tensor:
         """See `Pooling`; takes the form that is the faster one on the tokens' device."""
         # A GPU is kept busy by the stacked form; a CPU's caches are too small for it.
-        form = pool_heads if tokens.device.type == "cpu" else pool_bank
+        by_hand = tokens.device.type == "cpu" and QUERIES not in state
+        form = pool_heads if by_hand else pool_bank
         return form(tokens, state, self.num_heads)
 
     def pool_in_graph(self, maps: Tensor, state: HeadState) -> Tensor:
@@ -110,6 +113,17 @@ class AttentionPool:
     def pool_low_rank(self, tokens: Tensor, shared: HeadState, factors: HeadState) -> Tensor:
         """See `safe_ray.poolings.low_rank.SharedProducts`."""
         return pool_low_rank(tokens, shared, factors, self.num_heads)
+
+    def tokens_width(self, state: HeadState) -> int:
+        """See `safe_ray.poolings.queries.Queried`."""
+        return int(state["positional_embedding"].shape[-1])
+
+    def with_queries(self, state: HeadState, queries: Tensor) -> dict[str, Tensor]:
+        """See `safe_ray.poolings.queries.Queried`.
+
+        The image's mean makes the query here, so that no weight of the tower's can say it.
+        """
+        return {**state, QUERIES: queries}
 
     def attention(self, tokens: Tensor, state: HeadState) -> Tensor:
         """See `Pooling`; the mean token's weight falls on all tokens of the map alike.
@@ -130,38 +144,12 @@ class AttentionPool:
         """See `Pooling`."""
         from safe_ray.heads.step import FusedStep
 
-        if bank.classifier.device.type != "cpu":
+        if bank.classifier.device.type != "cpu" or QUERIES in bank.trained:
             return None
         return FusedStep(bank, optimiser, AbsorbedHead(self.num_heads))
 
 
 POOLING = AttentionPool
-
-
-class ResNetTrunk(nn.Module):
-    """Everything before the attention pooling: images [N, 3, S, S] -> tokens [N, L, C].
-
-    L is the grid squared, row by row, as open_clip flattens the map. It stays in eval mode, for
-    its batch statistics are frozen with its weights. It may be moved and cast like any module; the
-    images then have to be on its device and of its dtype.
-    """
-
-    def __init__(self, visual: ModifiedResNet) -> None:
-        """Take over `visual`, whose attention pooling is thrown away."""
-        super().__init__()
-        self.visual = visual
-        self.visual.attnpool = nn.Identity()
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> ResNetTrunk:
-        """Stay in eval mode, whatever `mode` asks for."""
-        return super().train(False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the dense maps of the images, contiguous [N, L, C]."""
-        tokens: Tensor = self.visual(images)
-        return tokens.flatten(2).transpose(1, 2).contiguous()
 
 
 def _grid(image_size: int) -> int:
@@ -206,6 +194,8 @@ def attend(tokens: Tensor, state: HeadState, num_heads: int) -> Tensor:
     query = query.view(candidates, samples, num_heads, depth).transpose(1, 2)
     key_weight = state["k_proj.weight"].view(candidates, num_heads, depth, width)
     absorbed = query @ key_weight  # [K, H, N, C]
+    if QUERIES in state:
+        absorbed = absorbed + state[QUERIES].unsqueeze(2)
 
     # Token scores are one product a sample over all candidates and heads; the positional part is
     # the same for every sample, so it is one product a candidate.

@@ -54,7 +54,7 @@ class LookedAt:
         original_probability: of that class.
         said: the class that the method says.
         probability: of that class, calibrated.
-        original: float32 `[h, h]`, where the original pooling looks; it adds up to 1.
+        original: float32 `[h, h]`, where the original pooling looks; it adds up to 1 at most.
         tuned: where the method's pooling looks.
         picture: the evaluation view as a small WebP file, or None if it could not be read.
     """

@@ -9,7 +9,7 @@ from safe_ray.config import FloatRange, IntRange, MethodConfig, SweepConfig
 from safe_ray.errors import InputError, nearest
 from safe_ray.heads.blending import alpha_grid
 from safe_ray.methods.base import Method, Recipe, make_method
-from safe_ray.poolings.base import Pooling, select_parameters
+from safe_ray.poolings.base import QUERIES, Pooling, select_parameters
 from safe_ray.search.space import Quantity, SearchSpace
 from safe_ray.specs import MethodGroup, MethodSpec, Range
 from safe_ray.training.members import HOLDING, QUANTITIES
@@ -92,6 +92,11 @@ def described(group: Group, pooling: Pooling, names: Sequence[str]) -> MethodGro
     recipe = group.recipe
     trained = () if recipe is None else select_parameters(pooling, _parts(recipe), names)
     low_rank = recipe is not None and recipe.low_rank
+    if low_rank and QUERIES in trained:
+        raise InputError(
+            f"The method {group.name!r} has updates of low rank, which change matrices, and "
+            f"training.parameters=[{QUERIES}] trains none: give it other parts, or choose safe."
+        )
     return MethodGroup(group.name, group.methods, trained, low_rank)
 
 

@@ -125,7 +125,9 @@ class Explained(BaseModel):
     alphas: list[float]
     classes: list[str] = Field(description="Those among the most probable at any alpha.")
     probabilities: list[list[float]] = Field(description="A row for each alpha.")
-    original: list[list[float]] = Field(description="Rows of weights that add up to 1.")
+    original: list[list[float]] = Field(
+        description="Rows of weights that add up to 1, or to less where a class token has the rest."
+    )
     tuned: list[list[float]]
     resize_mode: str = Field(description="Which part of the image is seen: shortest, longest, ...")
 

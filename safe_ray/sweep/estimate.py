@@ -22,7 +22,8 @@ from safe_ray.data.episodes import Episode
 from safe_ray.data.manifest import Manifest
 from safe_ray.features.extract import dense_maps, open_store, resolve_precision
 from safe_ray.features.plan import plan_batch_size
-from safe_ray.poolings.base import select_parameters
+from safe_ray.poolings import queries
+from safe_ray.poolings.base import PROJECTION, select_parameters
 from safe_ray.search.groups import Group, groups_of
 from safe_ray.search.space import Quantity
 from safe_ray.specs import Range, Task
@@ -213,18 +214,21 @@ def _time_training(
         torch.arange(batch, device=device),
         batch,
     )
+    trained = _timed_parameters(config, backbone)
+    first, shared = queries.beginning(backbone.pooling, original, trained)
     options = LoopOptions(
         batch,
         config.training.warmup,
         0,
-        select_parameters(backbone.pooling, config.training.parameters, tuple(backbone.state)),
+        trained,
         torch.bfloat16 if config.training.precision == "bf16" else None,
+        shared=shared,
     )
 
     def train(epochs: int) -> None:
         train_bank(
             [Member(1e-5, 0.01, epochs)] * _TIMED_MEMBERS,
-            begin(original, _TIMED_MEMBERS),
+            begin(first, _TIMED_MEMBERS),
             shard,
             torch.nn.functional.normalize(classifier, dim=-1).to(device),
             backbone.pooling,
@@ -239,6 +243,15 @@ def _time_training(
     more = 1 / _calls_in(lambda: train(many), seconds / 2)
     epoch = max(more - once, more / many / 2) / (many - few)
     return _TIMED_MEMBERS * batch / epoch
+
+
+def _timed_parameters(config: SweepConfig, backbone: Backbone) -> tuple[str, ...]:
+    """Return what the sweep trains; the output projection where there is no more to train."""
+    pooling, names = backbone.pooling, tuple(backbone.state)
+    wanted = config.training.parameters
+    if wanted == "all" and hasattr(pooling, "alone"):
+        return select_parameters(pooling, (PROJECTION,), names)
+    return select_parameters(pooling, wanted, names)
 
 
 def _calls_in(work: Callable[[], object], seconds: float) -> float:

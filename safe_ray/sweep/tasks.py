@@ -136,6 +136,7 @@ def _card(
             "seed": spec.seed,
             "pooling": spec.pooling,
             "digest": backbone.digest,
+            "part": backbone.part,
         },
         "dataset": episode.dataset,
         "shots": "all" if episode.shots == ALL_SHOTS else episode.shots,

@@ -27,7 +27,8 @@ from torch import Tensor
 from safe_ray.files import digest_json
 from safe_ray.heads.artifact import save_head
 from safe_ray.methods.base import how_to_load
-from safe_ray.poolings.base import HeadState, Pooling
+from safe_ray.poolings import queries
+from safe_ray.poolings.base import Pooling
 from safe_ray.poolings.low_rank import LowRank, beginning, weights_of, with_factors
 from safe_ray.specs import MethodGroup, MethodSpec, Values
 from safe_ray.training.checkpoint import goes_on, load_state, save_state
@@ -203,7 +204,8 @@ def _trained_and_judged(
     keeper.write([])
     state = _train(job, facts, group, device, found, shard, parallel, on_progress, keeper)
     original = load_pooling(Path(job.sweep))
-    heads = [member.head for member in state.members]
+    pooling = facts.pool()
+    heads = [queries.ended(pooling, original, member.head) for member in state.members]
     judged = judge_candidates(
         facts,
         group,
@@ -243,8 +245,9 @@ def _train(
     original = load_pooling(Path(job.sweep))
     members = bank_members(facts, job.candidates)
     pooling: Pooling = facts.pool()
-    trained, start = group.trained, begin(original, len(members))
-    shared: HeadState = {}
+    trained = group.trained
+    first, shared = queries.beginning(pooling, original, trained)
+    start = begin(first, len(members))
     if group.low_rank:
         names = weights_of(trained, original)
         ranks = [round(values["rank"]) for values in job.candidates]
@@ -294,7 +297,7 @@ def _train(
         on_checkpoint=keep,
         checkpoint_seconds=job.checkpoint_seconds,
         on_epoch=tell,
-        start=original if any(member.is_held for member in members) else None,
+        start={**original, **first} if any(member.is_held for member in members) else None,
     )
 
 

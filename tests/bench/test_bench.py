@@ -35,6 +35,7 @@ def test_a_bench_runs_in_its_tiny_form_and_ends_with_json(script: str) -> None:
 
 def test_every_bench_is_found() -> None:
     assert {"alpha_row", "growth", "pooling_embedded", "pooling_rn50", "store_read"} <= set(SCRIPTS)
+    assert {"pooling_coca", "pooling_last_block", "pooling_map"} <= set(SCRIPTS)
     assert set(SCRIPTS) >= LONG
 
 

@@ -59,9 +59,14 @@ LINEAR = tuple(
 )
 
 
-def write_head(folder: Path, method: str = "safe") -> Path:
-    """Write a head of a method, with the small model's weights beside it."""
-    spec = small_spec(folder, name="safe-ray-test-export")
+def write_head(
+    folder: Path, method: str = "safe", name: str = "safe-ray-test-export", **changes: Any
+) -> Path:
+    """Write a head of a method, with the small model's weights beside it.
+
+    The model is another one by `name` and `changes` (see `small_spec`).
+    """
+    spec = small_spec(folder, name=name, **changes)
     file = save_model(lively_model(spec), folder / "weights.safetensors")
     named = {
         "name": "small",
@@ -101,7 +106,7 @@ def write_head(folder: Path, method: str = "safe") -> Path:
         folder / "head",
         dict(fitted.state()),
         card(
-            backbone={**named, "digest": backbone.digest},
+            backbone={**named, "digest": backbone.digest, "part": backbone.part},
             method={
                 "name": method,
                 "title": method,

@@ -28,6 +28,7 @@ from safe_ray.prediction.predictor import Predictor
 from tests.exporting.heads import CLASSES, write_head
 
 TOLERANCE = 1e-4
+VIT = {"image_size": 64, "patch_size": 16, "width": 32, "head_width": 8, "layers": 2}
 
 # To trace is a minute of work on a machine that others keep busy.
 pytestmark = pytest.mark.timeout(900)
@@ -103,6 +104,29 @@ def test_the_lines_in_a_bundle_give_the_predictors_logits_with_plain_open_clip(
     assert torch.allclose(found["logits"], wanted, atol=TOLERANCE)
     probabilities = torch.softmax(wanted / predictor.temperature, -1)
     assert torch.allclose(found["probabilities"], probabilities, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "onnx"])
+def test_a_pooling_that_is_spread_over_its_tower_is_written_whole(
+    tmp_path: Path, kind: str
+) -> None:
+    head = write_head(tmp_path, name="safe-ray-test-export-vit", vision_cfg=VIT)
+    predictor = Predictor.load(head)
+    pixels = pixels_of(predictor)
+    wanted = predictor.logits(pixels)
+    written = write_bundle(tmp_path / "bundle", predictor, kind)
+    assert written.difference < TOLERANCE
+    if kind == "onnx":
+        found = run_lines(tmp_path / "bundle", pixels=pixels.numpy())
+        assert np.abs(np.asarray(found["logits"]) - wanted.numpy()).max() < TOLERANCE
+        return
+    import open_clip
+
+    _, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'bundle'}")
+    found = run_lines(tmp_path / "bundle", images=torch.stack([preprocess(p) for p in pictures()]))
+    # Two whole towers do not round the maps between them.
+    assert wanted.std() > 0.01
+    assert (found["logits"] - wanted).abs().max() < 0.01 * wanted.std()
 
 
 def test_the_documentation_shows_the_lines_as_bundles_have_them() -> None:

@@ -16,8 +16,11 @@ from safe_ray.methods.attention import look_at
 from safe_ray.prediction.attention import look, overlay
 from safe_ray.prediction.predictor import Predictor
 from safe_ray.specs import BackboneSpec
+from tests.backbones.models import small_spec
 from tests.conftest import draw_shape
 from tests.prediction.heads import CLASSES, moved, write_head
+
+VIT = {"image_size": 64, "patch_size": 16, "width": 32, "head_width": 8, "layers": 2}
 
 
 def pixels(predictor: Predictor, count: int = 3) -> torch.Tensor:
@@ -113,6 +116,26 @@ def test_a_pooling_that_cannot_say_where_it_looks_is_named(
     pooling, state = own.backbone.pooling, own.backbone.state
     with pytest.raises(InputError, match="6 tokens is no square"):
         look_at(torch.zeros(1, 6, 512), *arguments, pooling, state, own.device)
+
+
+def test_a_class_token_keeps_a_share_that_no_place_has(tmp_path: Path) -> None:
+    write_head(tmp_path / "head", small_spec(tmp_path, name="safe-ray-test-look", vision_cfg=VIT))
+    own = Predictor.load(tmp_path / "head")
+    found = look(own, pixels(own))
+    assert found.original.shape == (3, 4, 4)
+    shares = found.original.flatten(1).sum(1)
+    assert bool((shares > 0.5).all())
+    assert bool((shares < 1.0).all())
+
+
+def test_a_tower_that_averages_its_tokens_has_no_picture(tmp_path: Path) -> None:
+    vision = {**VIT, "pool_type": "avg"}
+    write_head(
+        tmp_path / "head", small_spec(tmp_path, name="safe-ray-test-blind", vision_cfg=vision)
+    )
+    own = Predictor.load(tmp_path / "head")
+    with pytest.raises(InputError, match="no attention pooling that can be tuned"):
+        look(own, pixels(own))
 
 
 GREY = (128, 128, 128)
