@@ -67,7 +67,16 @@ html_additional_pages = {"index": "redirect.html"}
 templates_path = ["site/templates"]
 
 CONTENTS = {
-    "Use": ["python", "notebooks/few_shot", "data", "backbones", "predict", "export", "serve", "report"],
+    "Use": [
+        "python",
+        "notebooks/few_shot",
+        "data",
+        "backbones",
+        "predict",
+        "export",
+        "serve",
+        "report",
+    ],
     "Search": ["methods", "selection", "tracking", "cluster", "autoscaling"],
     "Measured": ["results", "benchmark", "performance", "reliability"],
     "Inside": ["architecture"],

@@ -63,11 +63,10 @@ def modified_resnets():
         and not name.startswith("safe-ray")
         # These differ from their namesakes in the text tower alone.
         and not name.endswith("-quickgelu")
+        # The largest takes half a minute, and its shapes are checked with those of every model.
+        and not name.startswith("RN50x64")
     ]
-    return [
-        pytest.param(name, marks=pytest.mark.slow) if "x16" in name or "x64" in name else name
-        for name in names
-    ]
+    return [pytest.param(name, marks=pytest.mark.slow) if "x16" in name else name for name in names]
 
 
 @pytest.mark.timeout(600)
