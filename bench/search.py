@@ -10,6 +10,7 @@ been started, and the maps are in the store.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -155,8 +156,8 @@ def search_ours(
     """Return the seconds to the last outcome, and the outcomes."""
     folder = sweep.config.outputs.with_name(name)
     folder.mkdir()
-    for part in ("tasks", "pooling.safetensors"):
-        (folder / part).symlink_to(sweep.config.outputs / part)
+    shutil.copytree(sweep.config.outputs / "tasks", folder / "tasks")
+    shutil.copyfile(sweep.config.outputs / "pooling.safetensors", folder / "pooling.safetensors")
     (group,) = sweep.groups
     journal = Journal(folder)
     ends: list[float] = []
@@ -180,6 +181,8 @@ def search_ours(
         on_bank,
     )
     run_trials(searcher, sweep.plan, 1, folder)
+    if not searcher.complete or searcher.given_up:
+        raise SystemExit(f"the search did not end: {searcher.stopped or searcher.given_up}")
     (outcomes,) = searcher.outcomes.values()
     return ends[-1] - began, outcomes
 

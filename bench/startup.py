@@ -76,8 +76,8 @@ def first_trial_seconds(settings: list[str], outputs: Path, sweep: str) -> dict[
     signs = {
         "begun": "config.json",
         "tasks written": "tasks/*/task.json",
-        "first bank handed out": "banks/*/*/job.json",
-        "first epoch trained": "banks/*/*/checkpoint.safetensors",
+        "first bank handed out": "banks/*/*/*/job.json",
+        "first epoch trained": "banks/*/*/*/checkpoint.safetensors",
     }
     seen: dict[str, float] = {}
     start = time.perf_counter()
