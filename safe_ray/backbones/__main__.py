@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from safe_ray.arguments import HELP, VERSION, Option, answer, help_lines, parse, spelled, version
+from safe_ray.arguments import HELP, VERSION, Option, answer, parse, told_of_itself, usage
 from safe_ray.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -42,11 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     given = parse(arguments, OPTIONS)
-    if VERSION.name in given.flags:
-        print(version())
-        return 0
-    if HELP.name in given.flags:
-        print(spelled("\n".join([USAGE, *help_lines(OPTIONS)])))
+    if told_of_itself(given, lambda: usage(USAGE, OPTIONS)):
         return 0
     import open_clip
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,19 +85,14 @@ def cut_on_paper(model: str) -> tuple[Any, Cut]:
     Raises:
         InputError: no family knows it, or its parts do not fit each other.
     """
-    with _nothing_drawn():
+    with _NothingDrawn():
         tower = empty_tower(open_clip.get_model_config(model))
     return tower, cut_tower(tower, side_of(tower), BackboneSpec(model, model))
 
 
-@contextmanager
-def _nothing_drawn() -> Iterator[None]:
-    """Leave out what would fill tensors that have no memory: most of the time of building them."""
-    with _NothingDrawn():
-        yield
-
-
 class _NothingDrawn(TorchFunctionMode):
+    """Leave out what would fill tensors that have no memory: most of the time of building them."""
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         first = args[0] if args else None
         if (
