@@ -49,6 +49,8 @@ def how_to_load(pooling: str, blended: str) -> Sequence[str]:
         blended: see `safe_ray.methods.linear`.
     """
     blend, features = _BLEND[blended]
+    is_spread = pooling in TOWERS
+    strict = ", strict=False" if is_spread else ""
     rounded = ("        maps = maps.half().float()  # as the head was trained and judged",)
     return (
         "import copy, json, open_clip, torch; from safetensors.torch import load_file",
@@ -59,9 +61,9 @@ def how_to_load(pooling: str, blended: str) -> Sequence[str]:
         "    def __init__(self, tuned, original, alpha):",
         "        super().__init__()",
         "        self.tuned, self.original, self.alpha = tuned, copy.deepcopy(tuned), alpha",
-        f"        self.original.load_state_dict(original{_not_all(pooling)})",
+        f"        self.original.load_state_dict(original{strict})",
         "    def forward(self, maps):",
-        *(() if pooling in TOWERS else rounded),
+        *(() if is_spread else rounded),
         *blend.split("\n"),
         f"model.{pooling} = Blend(model.{pooling}, load_file('{ORIGINAL}'), bundle['alpha'])",
         "model.eval()",
@@ -72,10 +74,6 @@ def how_to_load(pooling: str, blended: str) -> Sequence[str]:
         "+ classifier['bias']",
         "    probabilities = torch.softmax(logits / bundle['temperature'], -1)",
     )
-
-
-def _not_all(pooling: str) -> str:
-    return ", strict=False" if pooling in TOWERS else ""
 
 
 def linear_of(predictor: Predictor) -> Linear:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from safe_ray.errors import InputError
 from safe_ray.methods.features import Features, MappedFeatures
-from safe_ray.poolings.base import HeadState, Pooling, leading_of
+from safe_ray.poolings.base import HeadState, Pooling, alone_of, leading_of
 
 if TYPE_CHECKING:
     from safe_ray.methods.base import Fitted
@@ -64,7 +64,7 @@ def look_at(
     Raises:
         InputError: the pooling cannot say where it looks, or its map is no square.
     """
-    alone = getattr(pooling, "alone", "")
+    alone = alone_of(pooling)
     if alone:
         raise InputError(f"The model {alone}, so that there is no picture of where it looks.")
     if getattr(pooling, "attention", None) is None:

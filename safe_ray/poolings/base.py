@@ -72,8 +72,8 @@ class Pooling(Protocol):
     inert: ClassVar[frozenset[str]]
     """Names of parameters whose gradient is exactly zero."""
 
-    # A family may have four more class variables, which `projection_of`, `leading_of` and
-    # `select_parameters` read:
+    # A family may have four more class variables, which `projection_of`, `leading_of`, `alone_of`
+    # and `select_parameters` read:
     #   projection: the part that is the output projection, which every family calls `projection`.
     #   leading: how many tokens of a map come before those of the grid, such as a class token; a
     #     field, if towers of the family differ in it.
@@ -212,7 +212,7 @@ def select_parameters(
         InputError: a group is not one of the pooling's, stands for none of the names, or none is
             given; or there is no more than an output projection, and "all" is asked for.
     """
-    alone = getattr(pooling, "alone", "")
+    alone = alone_of(pooling)
     if groups == "all" and alone:
         raise InputError(
             f"The model {alone}: choose methods that tune the output projection, such as "
@@ -250,6 +250,11 @@ def projection_of(pooling: Pooling | type[Pooling]) -> str | None:
     return own
 
 
+def alone_of(pooling: Pooling | type[Pooling]) -> str:
+    """Return what a tower has that has no more than an output projection; "" if it has more."""
+    return str(getattr(pooling, "alone", ""))
+
+
 def leading_of(pooling: Pooling) -> int:
     """Return how many tokens of a map come before those of the grid."""
     return int(getattr(pooling, "leading", 0))
@@ -270,7 +275,7 @@ def families() -> Iterator[type[Pooling]]:
         getattr(importlib.import_module(module.name), NAME, None)
         for module in pkgutil.iter_modules(safe_ray.poolings.__path__, "safe_ray.poolings.")
     ]
-    yield from sorted(filter(None, found), key=lambda family: bool(getattr(family, "alone", "")))
+    yield from sorted(filter(None, found), key=lambda family: bool(alone_of(family)))
 
 
 def find_pooling(visual: nn.Module, module: str | None = None) -> type[Pooling] | None:

@@ -23,7 +23,7 @@ from safe_ray.data.manifest import Manifest
 from safe_ray.features.extract import dense_maps, open_store, resolve_precision
 from safe_ray.features.plan import plan_batch_size
 from safe_ray.poolings import queries
-from safe_ray.poolings.base import PROJECTION, select_parameters
+from safe_ray.poolings.base import PROJECTION, alone_of, select_parameters
 from safe_ray.search.groups import Group, groups_of
 from safe_ray.search.space import Quantity
 from safe_ray.specs import Range, Task
@@ -249,7 +249,7 @@ def _timed_parameters(config: SweepConfig, backbone: Backbone) -> tuple[str, ...
     """Return what the sweep trains; the output projection where there is no more to train."""
     pooling, names = backbone.pooling, tuple(backbone.state)
     wanted = config.training.parameters
-    if wanted == "all" and hasattr(pooling, "alone"):
+    if wanted == "all" and alone_of(pooling):
         return select_parameters(pooling, (PROJECTION,), names)
     return select_parameters(pooling, wanted, names)
 
