@@ -19,6 +19,7 @@ from safe_ray.poolings.base import HeadState, select_parameters
 from safe_ray.poolings.coca import AttentionalPool
 from tests.poolings.towers import (
     SIZE,
+    assert_pools_as_open_clip,
     cut_copy,
     encode,
     images,
@@ -54,10 +55,7 @@ def test_the_cut_tower_is_open_clips(models: dict[str, Any], kind: str) -> None:
     cut = cut_copy(AttentionalPool, model)
     maps = cut.trunk(pixels)
     assert maps.shape == (len(pixels), cut.tokens, cut.width) == (3, 17, cut.width)
-    expected = encode(model, pixels)
-    found = cut.pooling.pool(cut.pooling.prepare(maps), stacked([cut.state]))[0]
-    assert found.shape == (len(pixels), cut.embed_dim)
-    assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))
+    assert_pools_as_open_clip(cut, model, pixels, maps)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -28,12 +28,12 @@ from safe_ray.poolings.layers import ACTIVATIONS
 from tests.poolings.towers import (
     DIM,
     SIZE,
+    assert_pools_as_open_clip,
     cut_copy,
     encode,
     images,
     several,
     small_model,
-    stacked,
 )
 
 # Tokens before those of the grid that the pooling is shown.
@@ -78,10 +78,7 @@ def test_the_cut_tower_is_open_clips(models: dict[str, Any], kind: str) -> None:
     assert maps.shape == (len(pixels), cut.tokens, cut.width)
     assert cut.tokens == 16 + LEADING[kind]
     assert leading_of(cut.pooling) == LEADING[kind]
-    expected = encode(model, pixels)
-    found = cut.pooling.pool(cut.pooling.prepare(maps), stacked([cut.state]))[0]
-    assert found.shape == (len(pixels), cut.embed_dim)
-    assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))
+    assert_pools_as_open_clip(cut, model, pixels, maps)
 
 
 @pytest.mark.parametrize("kind", KINDS)

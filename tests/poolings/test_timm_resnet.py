@@ -23,6 +23,7 @@ from tests.heads.test_bank import as_image
 from tests.poolings.towers import (
     DIM,
     SIZE,
+    assert_pools_as_open_clip,
     cut_copy,
     encode,
     images,
@@ -42,10 +43,8 @@ def test_the_cut_tower_is_open_clips(model: Any) -> None:
     cut = cut_copy(TimmAttentionPool, model)
     maps = cut.trunk(pixels)
     assert maps.shape == (3, cut.tokens, cut.width) == (3, 4, 256)
-    expected = encode(model, pixels)
-    found = cut.pooling.pool(cut.pooling.prepare(maps), stacked([cut.state]))[0]
-    assert found.shape == (3, cut.embed_dim) == (3, DIM)
-    assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))
+    assert cut.embed_dim == DIM
+    assert_pools_as_open_clip(cut, model, pixels, maps)
 
 
 def test_a_head_loads_into_the_tower_by_its_own_names(model: Any) -> None:

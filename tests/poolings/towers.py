@@ -174,6 +174,14 @@ def stacked(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
+def assert_pools_as_open_clip(cut: Cut, model: Any, pixels: Tensor, maps: Tensor) -> None:
+    """The original head of a cut tower makes of its maps what the whole tower encodes."""
+    expected = encode(model, pixels)
+    found = cut.pooling.pool(cut.pooling.prepare(maps), stacked([cut.state]))[0]
+    assert found.shape == (len(pixels), cut.embed_dim)
+    assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))
+
+
 def several(state: dict[str, Tensor], count: int) -> dict[str, Tensor]:
     """Return stacked states that are all different."""
     generator = torch.Generator().manual_seed(7)
